@@ -19,8 +19,10 @@ SEEDS       ?= 5000
 TXN_SEEDS   ?= 1000
 MUTANTS     := $(sort $(shell find . -name mutants_test.go -printf '%h\n'))
 PROVE_TIME  ?= 1h
+CHAOS_TIME  ?= 10m
+CHAOS_SEED  ?= 0
 
-.PHONY: help build dist test race examples simulate mutants containers compose-test attack prove databases vet audit \
+.PHONY: help build dist test race examples simulate mutants containers compose-test chaos attack prove databases vet audit \
 	scorecard generate cover compose-up clean
 
 help: ## show the targets
@@ -78,6 +80,10 @@ containers: build
 compose-test: databases build ## docker-compose.yml in containers that are killed, cut off and made anew
 	@tests/compose/install.sh
 	CONCORD_TEST_REQUIRE=1 CONCORD_BINARY=bin/concord go test -v -count=1 -timeout 20m -tags compose ./tests/compose
+
+chaos: databases ## everything breaks under load for CHAOS_TIME, at least 300 faults and 20,000 transactions, and a table
+	CONCORD_TEST_REQUIRE=1 go test -v -count=1 -timeout 60m ./tests/chaos -run 'History|TestChaos' -chaos.length=$(CHAOS_TIME) \
+		-chaos.faults=300 -chaos.transactions=20000 -chaos.seed=$(CHAOS_SEED)
 
 attack: ## strangers and hostile clients against real nodes
 	go test -race -count=1 -timeout 20m -v ./tests/attack

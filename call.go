@@ -249,8 +249,7 @@ func (k *Call) parse(header string) (api.Participation, error) {
 		return p, fmt.Errorf("the answer of %s is none of a service that joins transactions: %w", k.where, err)
 	}
 	if p.Call != k.name {
-		return p, fmt.Errorf("the answer of %s is that to another call: let no cache be in between: %w", k.where,
-			txn.ErrInvalid)
+		return p, txn.Invalidf("the answer of %s is that to another call: let no cache be in between", k.where)
 	}
 	return p, nil
 }

@@ -90,11 +90,10 @@ func Dial(ctx context.Context, addrs []string, opts ...Option) (*Client, error) 
 	}
 	credentials, err := o.open()
 	if err != nil {
-		return nil, fmt.Errorf("dial: %w: %w", err, txn.ErrInvalid)
+		return nil, txn.Invalidf("dial: %w", err)
 	}
 	if credentials != nil && o.tls != nil {
-		return nil, fmt.Errorf("dial: WithTLS and WithCertsDir contradict each other: use one of them: %w",
-			txn.ErrInvalid)
+		return nil, txn.Invalidf("dial: WithTLS and WithCertsDir contradict each other: use one of them")
 	}
 	caller, err := api.Dial(addrs, api.ClientOptions{TLS: o.tls, Credentials: credentials, Logger: o.logger})
 	if err != nil {
@@ -105,7 +104,7 @@ func Dial(ctx context.Context, addrs []string, opts ...Option) (*Client, error) 
 	if o.slow > 0 {
 		c.hooks = append(c.hooks, logSlow(o.logger, o.slow))
 	}
-	c.resources.api = caller
+	c.resources.api, c.resources.logger = caller, o.logger
 	ctx, cancel := context.WithTimeout(ctx, dialPatience)
 	defer cancel()
 	if err := c.resources.refresh(ctx, "", ""); err != nil {
@@ -183,8 +182,10 @@ func (c *Client) carry(do func()) bool {
 
 // Run begins a transaction, calls fn, and commits if fn returns nil. Otherwise it
 // rolls back, and the error wraps what fn returned and ErrAborted; a panic of fn rolls
-// back and goes on. fn is called once, unless WithRetry allows more. Errors are those of Tx.Commit. At the time limit,
-// or when ctx ends, the transaction is rolled back even if fn does not return; its context ends then, too.
+// back and goes on. If fn has called Commit or Rollback itself and returns nil, the answer is what became of the
+// transaction: nil only if it is committed. fn is called once, unless WithRetry allows more. Errors are those of
+// Tx.Commit. At the time limit, or when ctx ends, the transaction is rolled back even if fn does not return; its
+// context ends then, too.
 //
 // If ctx comes from the function of another Run of this client then Run joins that transaction: fn works in it,
 // nil says that this part is done and nothing more, and after an error the whole is rolled back, also if the function
@@ -218,7 +219,11 @@ func (c *Client) attempt(ctx context.Context, fn func(ctx context.Context, tx *T
 	err = fn(NewContext(tx.life, tx), tx)
 	returned = true
 	if err == nil {
-		return tx.Commit(ctx)
+		if err = tx.Commit(ctx); errors.Is(err, ErrTxEnded) { // fn has ended it itself
+			<-tx.settled // soon: whoever ends it has a deadline
+			return tx.how
+		}
+		return err
 	}
 	if tx.life.Err() != nil || tx.victim.Load() != nil {
 		err = tx.withLimit(err)

@@ -52,6 +52,8 @@ type leader struct {
 	waiting func(*concordv1.WaitingRequest) *concordv1.WaitingResponse
 	told    int // how often it was called
 
+	claimed bool // every key is, by somebody else
+
 	// before, if set, is asked before a commit request is handled: an error is the answer.
 	before func(context.Context) error
 	// after, if set, is asked before its answer is sent.
@@ -146,7 +148,9 @@ func (l *leader) Finished(_ context.Context, r *concordv1.FinishedRequest) (*con
 
 // KeyUse finds nothing under any key, as nothing is committed under one here.
 func (l *leader) KeyUse(context.Context, *concordv1.KeyUseRequest) (*concordv1.KeyUseResponse, error) {
-	return &concordv1.KeyUseResponse{}, nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return &concordv1.KeyUseResponse{Claimed: l.claimed}, nil
 }
 
 func (l *leader) Waiting(ctx context.Context, r *concordv1.WaitingRequest) (*concordv1.WaitingResponse, error) {
@@ -447,6 +451,29 @@ func TestAnAnswerThatComesTooLateIsUnknownAndCarriedOutLater(t *testing.T) {
 	outcome, err := b.client.Outcome(t.Context(), tx.ID())
 	require.NoError(t, err)
 	require.Equal(t, concord.Committed, outcome)
+}
+
+// A context may end because another transaction was aborted: with errgroup, say.
+func TestAnUnknownOutcomeIsNeverAlsoAnAbort(t *testing.T) {
+	b := newBank(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	answer := make(chan struct{})
+	b.after = func(ctx context.Context) error {
+		cancel(&concord.AbortedError{Retryable: true, Err: errFunds})
+		select {
+		case <-answer:
+		case <-ctx.Done():
+		}
+		return nil
+	}
+	err := b.client.Run(ctx, b.transfer)
+	require.ErrorIs(t, err, concord.ErrUnknownOutcome)
+	require.ErrorIs(t, err, errFunds)
+	require.NotErrorIs(t, err, concord.ErrAborted)
+	require.False(t, errors.As(err, new(*concord.AbortedError)))
+	close(answer)
+	require.Eventually(t, func() bool { return len(b.prepared(t)) == 0 }, 10*time.Second, 5*time.Millisecond)
+	b.requireMoved(t, 5)
 }
 
 func TestAContextThatEndedBeforeCommitAborts(t *testing.T) {

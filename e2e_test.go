@@ -10,21 +10,28 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/concordtx/concord"
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/memory"
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/concordotel"
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/security/access"
 	"github.com/concordtx/concord/server"
+	"github.com/concordtx/concord/txn"
 )
 
 // nodes are three real coordinator nodes in this process, with stores in files.
@@ -34,10 +41,16 @@ type nodes struct {
 	dirs    []string
 	disks   [2]*memory.Disk
 	stops   []func() // nil while a node is down
+	log     *slog.Logger
+	rules   commit.Rules
 }
 
-func startNodes(t *testing.T) *nodes {
-	n := &nodes{t: t, disks: [2]*memory.Disk{memory.NewDisk(), memory.NewDisk()}, stops: make([]func(), 3)}
+func startNodes(t *testing.T, set ...func(*nodes)) *nodes {
+	n := &nodes{t: t, disks: [2]*memory.Disk{memory.NewDisk(), memory.NewDisk()}, stops: make([]func(), 3),
+		log: slog.New(slog.DiscardHandler)}
+	for _, s := range set {
+		s(n)
+	}
 	for i := range 3 {
 		n.members = append(n.members, replica.Member{ID: zab.NodeID(i + 1), Peer: freeAddr(t), API: freeAddr(t)})
 		n.dirs = append(n.dirs, t.TempDir())
@@ -63,9 +76,8 @@ func freeAddr(t *testing.T) string {
 }
 
 func (n *nodes) start(i int) {
-	log := slog.New(slog.DiscardHandler)
 	node, err := coordinator.Open(coordinator.Config{
-		Node: n.members[i].ID, Members: n.members, DataDir: n.dirs[i], Logger: log,
+		Node: n.members[i].ID, Members: n.members, DataDir: n.dirs[i], Logger: n.log, Rules: n.rules,
 		Resources: []adapters.Resource{memory.New("orders", n.disks[0]), memory.New("billing", n.disks[1])},
 	})
 	require.NoError(n.t, err)
@@ -73,8 +85,9 @@ func (n *nodes) start(i int) {
 	require.NoError(n.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	running.Go(func() { _ = node.Run(ctx) })                                         // its error is that it was stopped
-	running.Go(func() { _ = server.Serve(ctx, node, access.Open(), listener, log) }) // likewise
+	// Their errors are that they were stopped.
+	running.Go(func() { _ = node.Run(ctx) })
+	running.Go(func() { _ = server.Serve(ctx, node, access.Open(), listener, n.log) })
 	n.stops[i] = func() { cancel(); running.Wait() }
 }
 
@@ -270,13 +283,76 @@ func TestRunOnce(t *testing.T) {
 
 	// Somebody else commits under the key while the function runs.
 	third, err := p.pay(t.Context(), clients[0], "order 4713", 1, func(*concord.Tx) error {
-		_, err := clients[1].RunOnce(t.Context(), "order 4713", func(context.Context, *concord.Tx) error { return nil })
+		known, err := caller.Identify(t.Context())
+		if err == nil {
+			_, err = caller.Commit(t.Context(), &concordv1.CommitRequest{Key: "order 4713",
+				Gid: txn.NewID(time.Now()).WithClass(txn.Recorded).String(), Cluster: known.GetCluster()})
+		}
 		return err
 	})
 	require.NoError(t, err)
 	require.True(t, third.Replayed)
 	require.Empty(t, third.Result)
 	require.EqualValues(t, 12, n.disks[1].Sum())
+}
+
+// Calls of one key at once, by several clients: one of them works, and the others wait for it, or for as long as they
+// want to.
+func TestAKeyInFlightIsWaitedFor(t *testing.T) {
+	n := startNodes(t)
+	p := n.payer()
+	caller, err := api.Dial(n.addrs(), api.ClientOptions{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, caller.Close()) }()
+	n.keyed(caller)
+	var clients []*concord.Client
+	for range 3 {
+		c, err := concord.Dial(t.Context(), n.addrs())
+		require.NoError(t, err)
+		defer func() { require.NoError(t, c.Close()) }()
+		clients = append(clients, c)
+	}
+	var calls sync.WaitGroup
+	var ran, failed atomic.Int32
+	broke, begun := errors.New("broke"), make(chan struct{})
+	var mu sync.Mutex
+	answers := map[string]int{}
+	for i := range 50 {
+		calls.Go(func() {
+			once, err := p.pay(t.Context(), clients[i%len(clients)], "order 4711", 5, func(*concord.Tx) error {
+				if ran.Add(1) > 1 {
+					return nil
+				}
+				<-begun
+				return broke // what waits does it then
+			})
+			if errors.Is(err, broke) {
+				failed.Add(1)
+				return
+			}
+			assert.NoError(t, err)
+			mu.Lock()
+			defer mu.Unlock()
+			answers[fmt.Sprintf("%v %s", once.GID, once.Result)]++
+		})
+	}
+	require.Eventually(t, func() bool { return ran.Load() == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { // the cluster may be slow to say so
+		_, err := clients[0].RunOnce(t.Context(), "order 4711", func(context.Context, *concord.Tx) error {
+			ran.Add(1)
+			return broke
+		}, concord.WithTimeout(100*time.Millisecond))
+		return errors.Is(err, concord.ErrInFlight)
+	}, 20*time.Second, time.Millisecond)
+	close(begun)
+	calls.Wait()
+	require.EqualValues(t, 2, ran.Load())
+	require.EqualValues(t, 1, failed.Load())
+	require.Len(t, answers, 1, "%v", answers)
+	for _, count := range answers {
+		require.Equal(t, 49, count)
+	}
+	require.EqualValues(t, 5, n.disks[1].Sum())
 }
 
 func TestBadKeysAndResults(t *testing.T) {
@@ -294,7 +370,7 @@ func TestBadKeysAndResults(t *testing.T) {
 	_, err = c.RunOnce(t.Context(), strings.Repeat("k", 129), nothing)
 	require.EqualError(t, err, "begin: RunOnce: has 129 bytes, at most 128 are allowed")
 	_, err = c.RunOnce(t.Context(), "k", nothing, concord.WithProtocol(concord.ThreePhase))
-	require.EqualError(t, err, "begin: RunOnce works in two phases: leave WithProtocol out: invalid request")
+	require.EqualError(t, err, "begin: RunOnce works in two phases: leave WithProtocol out")
 	_, err = c.RunOnce(t.Context(), "k", func(_ context.Context,
 		tx *concord.Tx) error {
 		return tx.SetResult(make([]byte, concord.MaxResult+1))
@@ -382,6 +458,61 @@ func TestOneKeyHasOneEffect(t *testing.T) {
 	}, 30*time.Second, 20*time.Millisecond)
 	require.EqualValues(t, rounds, n.disks[1].Sum())
 	require.EqualValues(t, -rounds, n.disks[0].Sum())
+}
+
+// logged is what is logged, line by line.
+type logged chan string
+
+func (s logged) Write(line []byte) (int, error) {
+	select {
+	case s <- string(line):
+	default: // nobody reads any more
+	}
+	return len(line), nil
+}
+
+// What the cluster ends in the place of a client that cannot, it logs with the span of the transaction.
+func TestTheClusterNamesTheTraceOfWhatItEnds(t *testing.T) {
+	lines := make(logged, 1000)
+	n := startNodes(t, func(n *nodes) {
+		n.log = slog.New(slog.NewTextHandler(lines, nil))
+		n.rules = commit.Rules{Grace: 50 * time.Millisecond}
+	})
+	spans := tracetest.NewInMemoryExporter()
+	tracers := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
+	c, err := concord.Dial(t.Context(), n.addrs(),
+		concord.WithHook(concordotel.Hook(concordotel.WithTracerProvider(tracers))))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, c.Close()) }()
+	orders, billing := newScripted("orders", n.disks[0]), newScripted("billing", n.disks[1])
+	const always = 1 << 30
+	billing.dropped[callCommit], billing.dropped[callRecovery] = always, always
+	var id concord.ID
+	require.NoError(t, c.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+		id = tx.ID()
+		return errors.Join(orders.add(ctx, tx, "A", -1), billing.add(ctx, tx, "A", 1))
+	}))
+	var transaction tracetest.SpanStub
+	for _, s := range spans.GetSpans() {
+		if s.Name == "concord.transaction" {
+			transaction = s
+		}
+	}
+	want := fmt.Sprintf("resource=billing gid=%v branch=1 decision=commit trace_id=%v span_id=%v found=done", id,
+		transaction.SpanContext.TraceID(), transaction.SpanContext.SpanID())
+	require.Eventually(t, func() bool {
+		for {
+			select {
+			case line := <-lines:
+				if strings.Contains(line, "branch finished by the cluster") {
+					require.Contains(t, line, want)
+					return true
+				}
+			default:
+				return false
+			}
+		}
+	}, 20*time.Second, 10*time.Millisecond)
 }
 
 // anew replaces the cluster by one that knows nothing.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/txn"
 )
 
 var (
@@ -23,6 +24,8 @@ var (
 	ErrTxEnded = errors.New("the transaction has ended: begin a new one")
 	// ErrClosed says that a Client was used after Close.
 	ErrClosed = errors.New("the client is closed")
+	// ErrInFlight: another RunOnce with the key is under way, and was not waited for any longer.
+	ErrInFlight error = txn.Busyf("another call with the key is under way")
 	// ErrResource says that a resource of the application and the cluster's resource of
 	// that name do not fit together, so nobody could finish its branches after a crash.
 	ErrResource = errors.New("the resource cannot take part")
@@ -108,11 +111,28 @@ func (e *TornError) after(err error) error {
 	if errors.Is(err, ErrTorn) {
 		return e
 	}
-	cause := fmt.Errorf("%w; the function returned: %w", e.Err, err)
-	if errors.Is(err, ErrAborted) { // of another transaction
-		cause = fmt.Errorf("%w; the function returned: %v", e.Err, err)
+	return &TornError{GID: e.GID, Resource: e.Resource,
+		Err: fmt.Errorf("%w; the function returned: %w", e.Err, ofAnother(err))}
+}
+
+// ofAnother hides, in the cause of what is no abort, that another transaction was aborted: a context ends with
+// whatever cause it is given, such as that (errgroup does so), and a function returns what it wants to.
+func ofAnother(cause error) error {
+	if errors.Is(cause, ErrAborted) {
+		return noAbort{cause}
 	}
-	return &TornError{GID: e.GID, Resource: e.Resource, Err: cause}
+	return cause
+}
+
+type noAbort struct{ error }
+
+// Is is that of errors, but for ErrAborted.
+func (e noAbort) Is(target error) bool { return target != ErrAborted && errors.Is(e.error, target) }
+
+// As is that of errors, but for *AbortedError.
+func (e noAbort) As(target any) bool {
+	_, abort := target.(**AbortedError)
+	return !abort && errors.As(e.error, target)
 }
 
 // DeadlockError says that concord has ended a transaction because it and others waited for each other in
@@ -202,6 +222,8 @@ func outcomeWord(err error) string {
 	switch {
 	case err == nil:
 		return "committed"
+	case errors.Is(err, ErrAborted): // before the others, which may be of another transaction
+		return "aborted"
 	case errors.Is(err, ErrUnknownOutcome):
 		return "unknown"
 	case errors.Is(err, ErrTorn):

@@ -108,7 +108,7 @@ var messages = []message{
 			concord.WithCredentials(&security.Credentials{}))
 		require.Nil(t, c)
 		return err
-	}, says: "dial: WithTLS and WithCertsDir contradict each other: use one of them: invalid request",
+	}, says: "dial: WithTLS and WithCertsDir contradict each other: use one of them",
 		is: []error{txn.ErrInvalid}},
 	{name: "dial a dead address", meet: func(t *testing.T, b *shaky) error {
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
@@ -393,13 +393,19 @@ var messages = []message{
 		says: "begin: RunOnce: is empty, want an idempotency key, such as the number of an order",
 		is:   []error{txn.ErrInvalid}},
 	{name: "run once in three phases", meet: once("k", nil, concord.WithProtocol(concord.ThreePhase)),
-		says: "begin: RunOnce works in two phases: leave WithProtocol out: invalid request",
+		says: "begin: RunOnce works in two phases: leave WithProtocol out",
 		is:   []error{txn.ErrInvalid}},
 	{name: "run once within another one", meet: in(func(ctx context.Context, b *shaky, _ *concord.Tx) error {
 		_, err := b.client.RunOnce(ctx, "k", nil)
 		return err
 	}), says: "transaction GID was aborted: begin: RunOnce commits a transaction of its own, and its context is " +
 		"that of another one: call it outside of Run", is: []error{concord.ErrAborted}},
+	{name: "run once what somebody else is about", meet: func(t *testing.T, b *shaky) error {
+		b.leader.set(func() { b.claimed = true })
+		return once("k", nil, concord.WithTimeout(20*time.Millisecond))(t, b)
+	}, says: "begin: another call with the key is under way (context deadline exceeded): call RunOnce again, with " +
+		"the same key, to learn what became of it",
+		is: []error{concord.ErrInFlight, context.DeadlineExceeded, txn.ErrBusy}},
 	{name: "a result that is too large", meet: once("k", func(_ context.Context, tx *concord.Tx) error {
 		return tx.SetResult(make([]byte, concord.MaxResult+1))
 	}), says: "transaction GID was aborted: the result has 4097 bytes, and at most 4096 are kept with a key: keep " +
@@ -501,7 +507,7 @@ func TestEveryErrorHasARow(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	require.NoError(t, err)
 	said.CheckFiles(t, slices.DeleteFunc(files, func(file string) bool { return slices.Contains(ofJoined, file) }),
-		rows, withoutRow, said.RequestErrors...)
+		rows, withoutRow)
 }
 
 // ofJoined are files of which the table of concordhttp speaks.

@@ -43,10 +43,10 @@ func Example() {
 	})
 	var unknown *concord.UnknownError
 	switch {
-	case errors.As(err, &unknown):
-		log.Print("keep the id and ask Client.Outcome later: ", unknown.GID)
 	case errors.Is(err, concord.ErrAborted):
 		log.Print("nothing happened anywhere: ", err)
+	case errors.As(err, &unknown):
+		log.Print("keep the id and ask Client.Outcome later: ", unknown.GID)
 	}
 }
 
@@ -121,4 +121,14 @@ func ExampleClient_RunOnce() {
 		return
 	}
 	log.Printf("%s; done before: %v", once.Result, once.Replayed)
+}
+
+// What aborted a transaction, for those who want to know: which database said no, and whether it may say yes next time.
+func ExampleAbortedError() {
+	var c *concord.Client // of Dial
+	err := c.Run(context.Background(), func(context.Context, *concord.Tx) error { return nil })
+	var aborted *concord.AbortedError
+	if errors.As(err, &aborted) {
+		log.Printf("%v: %s said no, may pass: %v: %v", aborted.GID, aborted.Resource, aborted.Retryable, aborted.Err)
+	}
 }

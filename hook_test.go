@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord"
+	"github.com/concordtx/concord/adapters/memory"
 )
 
 // watcher writes down steps when they end, with those around them, and how.
@@ -198,4 +199,23 @@ func BenchmarkRunOfOneBranch(bench *testing.B) {
 			bench.Fatal(err)
 		}
 	}
+}
+
+// talkative is a resource whose driver has something to say.
+type talkative struct {
+	*memory.Resource
+	log *slog.Logger
+}
+
+func (r *talkative) LogTo(l *slog.Logger) { r.log = l }
+
+func TestADriverLogsToTheClientsLogger(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	b := newBank(t, concord.WithLogger(log))
+	r := &talkative{Resource: b.orders}
+	require.NoError(t, b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+		_, err := tx.Enlist(ctx, r)
+		return err
+	}))
+	require.Same(t, log, r.log)
 }

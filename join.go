@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -180,7 +179,7 @@ func (j *joins) part(ctx context.Context, p api.Propagation, left time.Duration)
 		return nil, errManyParts
 	}
 	if !j.client.enter() {
-		return nil, fmt.Errorf("%w: %w", ErrClosed, txn.ErrUnavailable)
+		return nil, txn.Unavailablef("%w", ErrClosed)
 	}
 	_, longest := j.client.resources.cluster()
 	if longest > 0 {

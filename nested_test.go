@@ -98,3 +98,47 @@ func TestACallThatOutlivesItsTransactionIsRefused(t *testing.T) {
 	require.ErrorIs(t, err, concord.ErrTxEnded)
 	b.requireMoved(t, 5)
 }
+
+// A function may begin another transaction, and return what became of that.
+func TestRunOnceIsNotTakenInByTheUnknownOutcomeOfAnother(t *testing.T) {
+	b := newBank(t)
+	var other concord.ID
+	require.NoError(t, b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+		other = tx.ID()
+		return b.transfer(ctx, tx)
+	}))
+	once, err := b.client.RunOnce(t.Context(), "order 4711", func(ctx context.Context, tx *concord.Tx) error {
+		if err := b.transfer(ctx, tx); err != nil {
+			return err
+		}
+		return &concord.UnknownError{GID: other, Err: errBroke}
+	})
+	require.ErrorIs(t, err, concord.ErrAborted)
+	require.Zero(t, once)
+	b.requireMoved(t, 5)
+}
+
+// Whoever ends the transaction himself hears from Run what became of it, and never to begin a new one when
+// it is committed.
+func TestRunSaysWhatBecameOfATransactionThatItsFunctionEnded(t *testing.T) {
+	b := newBank(t)
+	require.NoError(t, b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+		require.NoError(t, b.transfer(ctx, tx))
+		return tx.Commit(ctx)
+	}))
+	b.requireMoved(t, 5)
+
+	once, err := b.client.RunOnce(t.Context(), "ended by hand", func(ctx context.Context, tx *concord.Tx) error {
+		require.NoError(t, b.transfer(ctx, tx))
+		return tx.Commit(ctx)
+	})
+	require.NoError(t, err)
+	require.False(t, once.Replayed)
+	b.requireMoved(t, 10)
+
+	require.ErrorIs(t, b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+		require.NoError(t, b.transfer(ctx, tx))
+		return tx.Rollback(ctx)
+	}), concord.ErrAborted)
+	b.requireMoved(t, 10)
+}

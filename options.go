@@ -64,7 +64,7 @@ func (o config) open() (*security.Credentials, error) {
 }
 
 // WithLogger logs what no error tells: outcomes that are settled late, reports that
-// were dropped. The default is silence.
+// were dropped, what the driver for MySQL finds wrong with a connection. The default is silence.
 func WithLogger(l *slog.Logger) Option { return func(o *config) { o.logger = l } }
 
 // WithSlowThreshold logs each transaction that takes longer than d, with the time that its steps
@@ -82,7 +82,8 @@ type txConfig struct {
 	wanted   string // protocol, by its name
 	class    txn.Class
 	last     string      // resource that decides; empty: none
-	key      string      // of RunOnce
+	once     bool        // RunOnce
+	key      string      // of it
 	retry    RetryPolicy // no attempts: once
 	alone    bool        // nothing to join
 }
@@ -127,6 +128,11 @@ func newTxConfig(opts []TxOption) (txConfig, error) {
 	if o.timeout <= 0 {
 		return o, fmt.Errorf("begin: WithTimeout(%v): %w: want a positive duration", o.timeout, txn.ErrInvalid)
 	}
+	if o.once {
+		if err := api.ParseKey("RunOnce", o.key); err != nil {
+			return o, fmt.Errorf("begin: %w", err)
+		}
+	}
 	if o.retry != (RetryPolicy{}) {
 		if err := o.retry.check(); err != nil {
 			return o, err
@@ -140,8 +146,8 @@ func newTxConfig(opts []TxOption) (txConfig, error) {
 		return o, fmt.Errorf("begin: %w", err)
 	}
 	if o.protocol == txn.ThreePhaseCommit {
-		if o.key != "" {
-			return o, fmt.Errorf("begin: RunOnce works in two phases: leave WithProtocol out: %w", txn.ErrInvalid)
+		if o.once {
+			return o, txn.Invalidf("begin: RunOnce works in two phases: leave WithProtocol out")
 		}
 		o.class = txn.ThreePhase
 	}

@@ -371,7 +371,7 @@ func (t *part) over(clean bool) {
 		t.end.answer.Torn = api.Readable(fmt.Sprintf("%s: %v", torn.Resource, torn.Err), txn.MaxReason)
 	}
 	if !clean {
-		t.end.err = fmt.Errorf("%w: %w", errAbandoned, txn.ErrUnavailable)
+		t.end.err = txn.Unavailablef("%w", errAbandoned)
 	}
 	t.joins.over(t.tx.id, t.end)
 	close(t.ended)
@@ -498,8 +498,8 @@ func (s joinService) find(gid, instance string) (joining, error) {
 	known, ok := s.joins.of[id]
 	s.joins.mu.Unlock()
 	if instance != s.joins.instance || !ok {
-		return joining{}, fmt.Errorf("this process takes no part in transaction %s: it has started since, or "+
-			"another one is meant: %w", id, txn.ErrNotFound)
+		return joining{}, txn.NotFoundf("this process takes no part in transaction %s: it has started since, or "+
+			"another one is meant", id)
 	}
 	return known, nil
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -29,7 +30,8 @@ const maxFitting = 1024
 // resources is what the cluster said about itself and its databases, and which of
 // the application's fit.
 type resources struct {
-	api *api.Client
+	api    *api.Client
+	logger *slog.Logger
 
 	mu      sync.Mutex
 	id      txn.ClusterID
@@ -200,6 +202,9 @@ func (r *resources) fits(ctx context.Context, o adapters.Opener) error {
 	}
 	if err := r.compare(o, ours, theirs); err != nil {
 		return err
+	}
+	if l, ok := o.(adapters.Logging); ok {
+		l.LogTo(r.logger)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -47,6 +47,10 @@ type Tx struct {
 	// watch stops waiting for that, and forget lets go of life after the end.
 	watch  func() bool
 	forget context.CancelFunc
+	// settled is closed when a Commit or Rollback has ended it, in a way that how tells: of a Rollback, an
+	// AbortedError.
+	settled chan struct{}
+	how     error
 
 	// turn holds one token. Who has it owns what follows; a driver that has begun to end
 	// the transaction keeps it.
@@ -91,7 +95,8 @@ type claim struct {
 func newTx(ctx context.Context, c *Client, id ID, cluster txn.ClusterID, p txn.Protocol, limit *limitError,
 	deadline time.Time) *Tx {
 	tx := &Tx{client: c, id: id, cluster: cluster, protocol: p,
-		began: time.Now(), deadline: deadline, limit: limit, turn: make(chan struct{}, 1)}
+		began: time.Now(), deadline: deadline, limit: limit, turn: make(chan struct{}, 1),
+		settled: make(chan struct{})}
 	tx.life, tx.forget = context.WithDeadlineCause(ctx, deadline, limit)
 	tx.turn <- struct{}{}
 	return tx
@@ -370,6 +375,8 @@ func (tx *Tx) claim() error {
 
 // over is called by who has claimed the transaction and ended it, in a way that err tells.
 func (tx *Tx) over(err error) {
+	tx.how = err
+	close(tx.settled)
 	_ = tx.end(err)
 	tx.watch()
 	tx.gone(err)
@@ -400,10 +407,10 @@ func (tx *Tx) result(ctx context.Context, r protocol.Reply, cause error) error {
 	case r.Outcome == txn.Aborted:
 		return tx.aborted(resource, cause)
 	case r.By: // it committed alone
-		return &UnknownError{Resource: resource, Err: cause}
+		return &UnknownError{Resource: resource, Err: ofAnother(cause)}
 	}
 	tx.client.doubts.add(tx.id, tx.last)
-	return &UnknownError{GID: tx.id, Err: cause}
+	return &UnknownError{GID: tx.id, Err: ofAnother(cause)}
 }
 
 func (tx *Tx) aborted(resource string, cause error) error {
@@ -444,7 +451,7 @@ func (tx *Tx) withLimit(err error) error {
 func (tx *Tx) torn() error {
 	for _, b := range tx.branches {
 		if b.torn != nil {
-			return &TornError{GID: tx.id, Resource: b.resource, Err: b.torn}
+			return &TornError{GID: tx.id, Resource: b.resource, Err: ofAnother(b.torn)}
 		}
 	}
 	return nil

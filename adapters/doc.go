@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package adapters is the contract between concord and the databases that it makes
-// commit together. It holds no code: small interfaces, in two halves, and the rules that every
-// implementation owes. The suite in adaptertest checks them on real servers.
+// commit together: small interfaces, in two halves, the rules that every implementation owes, and
+// the little code that all of them share. The suite in adaptertest checks the rules on real servers.
 //
 // # Two halves
 //
@@ -11,7 +11,27 @@
 // half, Session. The recovery half, Resource, is held by coordinator nodes: it
 // finishes branches whose session is gone, lists what is prepared, and checks that a
 // database is fit to take part. One type per database implements both (Adapter); who needs
-// less asks for less: Opener to begin branches, Finisher to end them, Lister, Keeper, Checker.
+// less asks for less: Opener to begin branches, Finisher to end them, Lister, Keeper, Checker,
+// Validator. Database is what all of them say of themselves, and Global is the transaction that
+// opens branches.
+//
+// # What an adapter may offer besides
+//
+// Not every database has all of it, so it is asked for at run time; where it is missing, what it
+// is for does not happen. An adapter asserts what it offers, so that a method with another name
+// does not compile.
+//
+// A Resource may be Marked (an old copy of the database is noticed), a WaitLister (deadlocks that
+// go through several databases are found), an Inspector (operators see what the database knows of a
+// branch), Logging (what its driver has to say goes to the log of the client) and Hosted (an agent holds its
+// branches). A Session may be Waiting (its transaction takes
+// part in the search for deadlocks), Failing (errors name the branch that they came from), Reading
+// (branches that only read cost no prepare), Counted (its prepared branch names its siblings, so
+// that an operator can tell whether all are there), Levelled (its evidence has a newer form),
+// Undecided (somebody else may end its branch) and Claiming (an agent votes for it).
+//
+// A database can be the last resource of a transaction, which decides by its own commit, if its Resource is a Settler
+// and its Session is Last; a Session that is Tagged can be prepared beside it.
 //
 // # Rules
 //

@@ -4,6 +4,7 @@ package adapters
 
 import (
 	"context"
+	"log/slog"
 
 	"github.com/concordtx/concord/txn"
 )
@@ -20,6 +21,10 @@ type Opener interface {
 	// lock in vain. It asks nobody.
 	Transient(err error) bool
 }
+
+// Logging is an Opener whose driver has something to say that no error tells. It goes to l from now on, which is the
+// logger of the client that uses the resource, unless the application has chosen where it goes.
+type Logging interface{ LogTo(l *slog.Logger) }
 
 // Adapter is both halves in one, as concord's own adapters are.
 type Adapter interface {

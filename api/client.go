@@ -3,6 +3,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -203,7 +204,7 @@ func (c *Client) newNode(addr string) *node {
 	}
 	return &node{addr: addr, seen: &c.seen, token: token,
 		stub: concordv1connect.NewCoordinatorServiceClient(c.http, scheme+addr, plain,
-			connect.WithInterceptors(redirecting())),
+			connect.WithInterceptors(redirecting{})),
 		streaming: concordv1connect.NewCoordinatorServiceClient(c.h2, scheme+addr, plain)}
 }
 
@@ -297,6 +298,11 @@ func (c *Client) AcceptResource(ctx context.Context,
 	return call(ctx, c, "accept the resource", ofLeader, r, unary(stub.AcceptResource))
 }
 
+// Audit lists what people did to the cluster.
+func (c *Client) Audit(ctx context.Context, r *concordv1.AuditRequest) (*concordv1.AuditResponse, error) {
+	return call(ctx, c, "list the audit", ofLeader, r, unary(stub.Audit))
+}
+
 // Forget marks a heuristic outcome as dealt with.
 func (c *Client) Forget(ctx context.Context, r *concordv1.ForgetRequest) (*concordv1.ForgetResponse, error) {
 	return call(ctx, c, "forget the transaction", ofLeader, r, unary(stub.Forget))
@@ -325,9 +331,67 @@ func (c *Client) TransferLeadership(ctx context.Context,
 	return call(ctx, c, "move leadership", ofLeader|slow, r, unary(stub.TransferLeadership))
 }
 
-// Recover plans recovery, and carries it out if asked to.
-func (c *Client) Recover(ctx context.Context, r *concordv1.RecoverRequest) (*concordv1.RecoverResponse, error) {
-	return call(ctx, c, "recover", ofLeader|slow, r, unary(stub.Recover))
+// Retry has the cluster try at once to finish branches.
+func (c *Client) Retry(ctx context.Context, r *concordv1.RetryRequest) (*concordv1.RetryResponse, error) {
+	return call(ctx, c, "retry the branches", ofLeader, r, unary(stub.Retry))
+}
+
+// Recover plans recovery, and carries it out if asked to. each gets the pieces as they come. It goes on for as long as
+// the leader has something to say; Patience bounds only the search for the leader, and its silence.
+func (c *Client) Recover(ctx context.Context, r *concordv1.RecoverRequest,
+	each func(*concordv1.RecoverResponse) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stream, err := call(ctx, c, "recover", ofLeader, r, func(n *node, attempt context.Context,
+		r *concordv1.RecoverRequest) (*connect.ServerStreamForClient[concordv1.RecoverResponse], error) {
+		return n.recover(ctx, attempt, r)
+	})
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	silence := time.AfterFunc(c.opts.Patience, func() { cancel(errSilence) })
+	defer silence.Stop()
+	for more := true; more; more = stream.Receive() {
+		silence.Reset(c.opts.Patience)
+		c.seen.raise(stream.Msg().GetZxid())
+		if err := each(stream.Msg()); err != nil {
+			return err
+		}
+	}
+	err = stream.Err()
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(context.Cause(ctx), errSilence):
+		err = errSilence
+	}
+	return &refusal{op: "recover", err: FromStatus(err), heard: true}
+}
+
+var errSilence = txn.Unavailablef("the leader fell silent, and what is not shown may have been done: run \"concord " +
+	"recover\" again")
+
+// recover opens a stream that lasts as long as ctx, and reads its first message. Both are to be done while attempt is.
+func (n *node) recover(ctx, attempt context.Context,
+	r *concordv1.RecoverRequest) (*connect.ServerStreamForClient[concordv1.RecoverResponse], error) {
+	ctx, cancel := context.WithCancel(context.WithValue(ctx, handOnKey{}, attempt.Value(handOnKey{})))
+	stop := context.AfterFunc(attempt, cancel)
+	stream, err := n.stub.Recover(ctx, stamped(r, n.seen.String()))
+	if err == nil && !stream.Receive() {
+		err = errors.Join(stream.Err(), stream.Close())
+		if err == nil {
+			err = errors.New("ended the stream")
+		}
+	}
+	if err != nil || !stop() {
+		cancel()
+		return nil, cmp.Or(attempt.Err(), err)
+	}
+	if h, _ := attempt.Value(handOnKey{}).(*handOn); h != nil {
+		h.done = stream.ResponseHeader().Get(HandedOnHeader) != ""
+	}
+	return stream, nil
 }
 
 // CheckResource runs preflights.

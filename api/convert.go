@@ -62,8 +62,23 @@ func ParseCommit(r *concordv1.CommitRequest) (txn.CommitRequest, error) {
 		return txn.CommitRequest{}, err
 	}
 	c := txn.CommitRequest{ID: id, Cluster: cluster, Protocol: protocol, Branches: branches, Agents: agents,
-		Label: r.GetLabel(), Key: r.GetKey(), Result: r.GetResult()}
+		Label: r.GetLabel(), Key: r.GetKey(), Result: r.GetResult(), Trace: traceparent(r.GetTraceparent())}
 	return c, cmp.Or(fitsProtocol(c), fitsKey(c))
+}
+
+// traceparent returns what is one, as version 00 of W3C Trace Context says, and else nothing: a transaction does not
+// fail for what is only to be looked at.
+func traceparent(s string) string {
+	const form = "00-00000000000000000000000000000000-0000000000000000-00"
+	if len(s) != len(form) || s[:3] != form[:3] {
+		return ""
+	}
+	for i := range len(s) {
+		if form[i] == '-' && s[i] != '-' || form[i] == '0' && !strings.ContainsRune("0123456789abcdef", rune(s[i])) {
+			return ""
+		}
+	}
+	return s
 }
 
 // fitsProtocol refuses a commit request whose gid says that it is decided in another way, or that
@@ -92,7 +107,7 @@ func CommitRequest(c txn.CommitRequest) *concordv1.CommitRequest {
 	return &concordv1.CommitRequest{
 		Gid: c.ID.String(), Cluster: c.Cluster.String(), Protocol: c.Protocol.String(),
 		Branches: BranchMessages(c.Branches), Label: c.Label,
-		Agents: agentMessages(c.Agents), Key: c.Key, Result: c.Result,
+		Agents: agentMessages(c.Agents), Key: c.Key, Result: c.Result, Traceparent: c.Trace,
 	}
 }
 

@@ -29,6 +29,20 @@ func TestCommitRoundTripsSorted(t *testing.T) {
 	require.Equal(t, want, got)
 }
 
+func TestWhatIsNoTraceparentIsIgnored(t *testing.T) {
+	const good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	for _, text := range []string{good, "", good[:54], good + "0", "01" + good[2:], "00-0AF7" + good[7:],
+		good[:35] + "_" + good[36:], good[:52] + "\n01", good[:53] + "\x1b1"} {
+		r := api.CommitRequest(txn.CommitRequest{ID: txn.NewID(time.Now()), Cluster: 1, Trace: text})
+		got, err := api.ParseCommit(r)
+		require.NoError(t, err)
+		if text != good {
+			text = ""
+		}
+		require.Equal(t, text, got.Trace)
+	}
+}
+
 func TestACommitRequestWithoutBranchesIsValid(t *testing.T) {
 	want := txn.CommitRequest{ID: txn.NewID(time.Now()), Cluster: 1, Branches: []txn.Branch{}}
 	got, err := api.ParseCommit(api.CommitRequest(want))

@@ -4,6 +4,7 @@ package api
 
 import (
 	"context"
+	"net/http"
 
 	"connectrpc.com/connect"
 )
@@ -32,19 +33,40 @@ func withHandOn(ctx context.Context) (context.Context, *handOn) {
 	return context.WithValue(ctx, handOnKey{}, h), h
 }
 
-// redirecting puts the headers into unary calls, and reads them from answers.
-func redirecting() connect.UnaryInterceptorFunc {
-	return func(next connect.UnaryFunc) connect.UnaryFunc {
-		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
-			h, _ := ctx.Value(handOnKey{}).(*handOn)
-			if h == nil {
-				req.Header().Set(RedirectHeader, "1")
-			}
-			res, err := next(ctx, req)
-			if h != nil && err == nil {
-				h.done = res.Header().Get(HandedOnHeader) != ""
-			}
-			return res, err
+// redirecting puts the headers into calls, and reads them from the answers of unary ones.
+type redirecting struct{}
+
+// WrapUnary implements connect.Interceptor.
+func (redirecting) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		h := redirect(ctx, req.Header())
+		res, err := next(ctx, req)
+		if h != nil && err == nil {
+			h.done = res.Header().Get(HandedOnHeader) != ""
 		}
+		return res, err
 	}
+}
+
+// WrapStreamingClient implements connect.Interceptor.
+func (redirecting) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return func(ctx context.Context, s connect.Spec) connect.StreamingClientConn {
+		conn := next(ctx, s)
+		redirect(ctx, conn.RequestHeader())
+		return conn
+	}
+}
+
+// WrapStreamingHandler implements connect.Interceptor; a client has no use for it.
+func (redirecting) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return next
+}
+
+// redirect asks for a redirection, unless the context lets nodes hand the call on.
+func redirect(ctx context.Context, header http.Header) *handOn {
+	h, _ := ctx.Value(handOnKey{}).(*handOn)
+	if h == nil {
+		header.Set(RedirectHeader, "1")
+	}
+	return h
 }

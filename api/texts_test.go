@@ -20,10 +20,12 @@ import (
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/internal/said"
 	"github.com/concordtx/concord/txn"
 )
@@ -300,8 +302,35 @@ var messages = []struct {
 		return err
 	}, "get the status: unauthenticated: this cluster wants a client certificate or a token: --certs-dir, --token-file",
 		txn.ErrUnauthenticated},
+	{"a leader that falls silent", func() error {
+		mux := http.NewServeMux()
+		mux.Handle(concordv1connect.NewCoordinatorServiceHandler(silent{}))
+		server := httptest.NewServer(mux)
+		defer server.Close()
+		c, err := api.Dial([]string{server.Listener.Addr().String()},
+			api.ClientOptions{Patience: 300 * time.Millisecond})
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return c.Recover(context.Background(), &concordv1.RecoverRequest{},
+			func(*concordv1.RecoverResponse) error { return nil })
+	}, "recover: the leader fell silent, and what is not shown may have been done: run \"concord recover\" again: " +
+		"unavailable", txn.ErrUnavailable},
 	{"what nobody expected", func() error { return received(errors.New("internal error: the node's log says more")) },
 		"internal: internal error: the node's log says more", nil},
+}
+
+// silent is a leader that says one thing about a recovery, and no more.
+type silent struct {
+	concordv1connect.UnimplementedCoordinatorServiceHandler
+}
+
+func (silent) Recover(ctx context.Context, _ *concordv1.RecoverRequest,
+	stream *connect.ServerStream[concordv1.RecoverResponse]) error {
+	err := stream.Send(&concordv1.RecoverResponse{})
+	<-ctx.Done()
+	return err
 }
 
 // joins parses the header of a call, after a change.

@@ -59,6 +59,8 @@ func (t *telemetry) start(ctx context.Context, s concord.Step) (context.Context,
 		t.meters.begun(ctx, s)
 		if !span.SpanContext().IsValid() { // no provider was set up: one that drops spans names them all the same
 			ctx = context.WithValue(ctx, untracedKey{}, true)
+		} else {
+			ctx = concord.WithTraceparent(ctx, traceparent(span.SpanContext()))
 		}
 	}
 	return ctx, func(err error) error {
@@ -75,6 +77,11 @@ func (t *telemetry) start(ctx context.Context, s concord.Step) (context.Context,
 		t.meters.ended(ctx, s, time.Since(began), err)
 		return nil
 	}
+}
+
+// traceparent is how W3C Trace Context writes a span.
+func traceparent(s trace.SpanContext) string {
+	return "00-" + s.TraceID().String() + "-" + s.SpanID().String() + "-" + s.TraceFlags().String()
 }
 
 // untracedKey is in the context of a transaction that nobody traces, and so nobody its steps.
@@ -136,6 +143,7 @@ func outcome(err error) attribute.KeyValue {
 	switch {
 	case err == nil:
 		word = "committed"
+	case errors.Is(err, concord.ErrAborted): // what else it wraps may be of another transaction
 	case errors.Is(err, concord.ErrUnknownOutcome):
 		word = "unknown"
 	case errors.Is(err, concord.ErrTorn):
@@ -146,11 +154,11 @@ func outcome(err error) attribute.KeyValue {
 
 // errorType is one of few words for what failed.
 func errorType(err error) attribute.KeyValue {
-	word := "_OTHER"
+	word, aborted := "_OTHER", errors.Is(err, concord.ErrAborted)
 	switch {
-	case errors.Is(err, concord.ErrUnknownOutcome):
+	case !aborted && errors.Is(err, concord.ErrUnknownOutcome):
 		word = "unknown"
-	case errors.Is(err, concord.ErrTorn):
+	case !aborted && errors.Is(err, concord.ErrTorn):
 		word = "torn"
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		word = "timeout"

@@ -70,6 +70,15 @@ func (n *Node) census(ctx context.Context, id txn.ID) commit.Census {
 
 // inspectAll inspects branches, each at a resource, side by side.
 func (n *Node) inspectAll(ctx context.Context, xs []txn.XID, at []string, c *commit.Census) []adapters.Inspection {
+	found, errs := n.inspections(ctx, xs, at)
+	if i := slices.IndexFunc(errs, func(err error) bool { return err != nil }); i >= 0 && c.Unlisted == nil {
+		c.Unlisted = txn.Unavailablef("%s could not be asked about %v (%v); run \"concord resource check\"", at[i],
+			xs[i], errs[i])
+	}
+	return found
+}
+
+func (n *Node) inspections(ctx context.Context, xs []txn.XID, at []string) ([]adapters.Inspection, []error) {
 	found := make([]adapters.Inspection, len(xs))
 	errs := make([]error, len(xs))
 	var group sync.WaitGroup
@@ -82,11 +91,7 @@ func (n *Node) inspectAll(ctx context.Context, xs []txn.XID, at []string, c *com
 		})
 	}
 	group.Wait()
-	if i := slices.IndexFunc(errs, func(err error) bool { return err != nil }); i >= 0 && c.Unlisted == nil {
-		c.Unlisted = txn.Unavailablef("%s could not be asked about %v (%v); run \"concord resource check\"", at[i],
-			xs[i], errs[i])
-	}
-	return found
+	return found, errs
 }
 
 // SetBack is what a database that was set back lacks.
@@ -210,34 +215,55 @@ const (
 // Examined is what the databases themselves know of a transaction that is not finished.
 type Examined struct {
 	// Whole tells, for people, whether every branch is there; empty if it has a decision.
-	Whole   string
-	Blocked map[txn.BranchNo][]adapters.Blocked // who waits for locks of its prepared branches
+	Whole string
+	// Expected are the branches that a transaction without decision has, as those say that are prepared; nil if none
+	// says so. Missing are those that no database has, prepared or committed.
+	Expected, Missing []txn.BranchNo
+	Branches          map[txn.BranchNo]Seen
 }
 
-// Examine asks the databases about the prepared branches of a transaction, for three seconds at most.
-func (n *Node) Examine(ctx context.Context, id txn.ID, decided bool, prepared []txn.Branch) Examined {
+// Seen is what its database says of one branch, or why it says nothing.
+type Seen struct {
+	adapters.Inspection
+	Err error
+}
+
+// Examine asks the databases about branches of a transaction, for three seconds at most.
+func (n *Node) Examine(ctx context.Context, id txn.ID, decided bool, branches []txn.Branch) Examined {
 	ctx, cancel := context.WithTimeout(ctx, examineTime)
 	defer cancel()
-	e := Examined{Blocked: map[txn.BranchNo][]adapters.Blocked{}}
+	e := Examined{Branches: map[txn.BranchNo]Seen{}}
 	var whole sync.WaitGroup
 	if !decided {
 		whole.Go(func() {
 			c := n.census(ctx, id)
 			e.Whole = c.Whole(id)
+			if len(c.Siblings) > 0 {
+				e.Expected = c.Siblings[0]
+			}
+			e.Missing = slices.DeleteFunc(c.Missing(),
+				func(no txn.BranchNo) bool { return c.Unlisted != nil || c.HasCommitted(no) })
 		})
 	}
 	var xs []txn.XID
 	var at []string
-	for _, b := range prepared {
-		if n.workers[b.Resource] != nil {
-			xs, at = append(xs, txn.XID{Cluster: txn.ClusterID(n.cluster.Load()), ID: id, Branch: b.No}),
-				append(at, b.Resource)
+	for _, b := range branches {
+		w := n.workers[b.Resource]
+		if w == nil {
+			e.Branches[b.No] = Seen{Err: commit.NoResource(b.Resource)}
+			continue
 		}
+		if _, able := w.resource.(adapters.Inspector); !able {
+			e.Branches[b.No] = Seen{Err: txn.Refusedf("a resource of this kind tells nothing of a single branch: see "+
+				"\"concord recover %v\"", id)}
+			continue
+		}
+		xs, at = append(xs, txn.XID{Cluster: txn.ClusterID(n.cluster.Load()), ID: id, Branch: b.No}),
+			append(at, b.Resource)
 	}
-	for i, found := range n.inspectAll(ctx, xs, at, &commit.Census{}) {
-		if len(found.Blocked) > 0 {
-			e.Blocked[xs[i].Branch] = found.Blocked
-		}
+	found, errs := n.inspections(ctx, xs, at)
+	for i, x := range xs {
+		e.Branches[x.Branch] = Seen{Inspection: found[i], Err: errs[i]}
 	}
 	whole.Wait()
 	return e

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -373,7 +374,8 @@ func TestLeadershipMovesUnderLoad(t *testing.T) {
 	for _, to := range []zab.NodeID{1, 2, 3, 1} {
 		require.NoError(t, c.again(func(ctx context.Context,
 			n *Node) error {
-			return n.Lead(ctx, to, "ann", "maintenance")
+			return n.Act(ctx, txn.ActRecord{Kind: txn.ActLead, Node: uint64(to), Who: "ann", Why: "maintenance"},
+				func() (string, error) { return "", n.Lead(ctx, to, "ann", "maintenance") })
 		}))
 		require.Eventually(t, func() bool { return c.nodes[to].Status().Leader == to }, 10*time.Second,
 			10*time.Millisecond)
@@ -381,6 +383,11 @@ func TestLeadershipMovesUnderLoad(t *testing.T) {
 	known := end()
 	require.NotEmpty(t, known)
 	c.remembered(known)
+	require.Eventually(t, func() bool {
+		acts, err := c.leader().Acts(t.Context())
+		return err == nil && len(acts) >= 3 && !slices.ContainsFunc(acts,
+			func(a *txn.Act) bool { return a.Outcome != txn.ActDone })
+	}, 10*time.Second, 20*time.Millisecond, "they are in the log, and who leads next says that they are done")
 	down := zab.NodeID(2)
 	c.kill(down)
 	require.Eventually(t, func() bool {

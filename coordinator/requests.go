@@ -3,8 +3,9 @@
 package coordinator
 
 import (
-	"cmp"
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -18,7 +19,6 @@ import (
 	"github.com/concordtx/concord/coordinator/deadlock"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
-	"github.com/concordtx/concord/recovery"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -53,10 +53,13 @@ func (n *Node) Outcome(ctx context.Context, q txn.Inquiry) (commit.Reply, error)
 	return n.ask(ctx, func(request uint64) replica.Event { return commit.OutcomeAsked{Request: request, Inquiry: q} })
 }
 
-// KeyUse says which transaction was committed under an idempotency key; Reply.Key is nil if none was.
+// KeyUse says which transaction was committed under an idempotency key; Reply.Key is nil if none was. Then the claim
+// is taken, unless Reply.Claimed says that somebody else has it.
 // It has no errors of its own.
-func (n *Node) KeyUse(ctx context.Context, key string) (commit.Reply, error) {
-	return n.ask(ctx, func(request uint64) replica.Event { return commit.KeyAsked{Request: request, Key: key} })
+func (n *Node) KeyUse(ctx context.Context, key string, k commit.KeyClaim) (commit.Reply, error) {
+	return n.ask(ctx, func(request uint64) replica.Event {
+		return commit.KeyAsked{Request: request, Key: key, Claim: k}
+	})
 }
 
 // Waiting hears which transactions of a client have waited for longer than a second, and says which of
@@ -66,6 +69,69 @@ func (n *Node) Waiting(ctx context.Context, heard uint64, waiters []deadlock.Wai
 	return n.ask(ctx, func(request uint64) replica.Event {
 		return commit.WaitsAsked{Request: request, Heard: heard, Waiters: waiters}
 	})
+}
+
+// actEndTime bounds how long the log is asked to take how an act ended, and actEndPause is how long a queue that is
+// full is given.
+const (
+	actEndTime  = 5 * time.Second
+	actEndPause = 100 * time.Millisecond
+)
+
+// Act has what a person asks for in the log before do does it, and how it ended after that; says is what came of
+// it, for people. If this node does not lead any more then, the next leader has to say.
+// Errors are those of do and, of the log, those that all requests have; then do was not called.
+func (n *Node) Act(ctx context.Context, act txn.ActRecord, do func() (says string, err error)) error {
+	var key [8]byte
+	_, _ = rand.Read(key[:]) // it ends the process if it fails
+	act.Key = binary.BigEndian.Uint64(key[:])
+	if _, err := n.ask(ctx, func(request uint64) replica.Event {
+		return commit.ActAsked{Request: request, ActRecord: act}
+	}); err != nil {
+		return err
+	}
+	says, err := do()
+	end := actEnd(act.Key, says, err)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), actEndTime)
+	defer cancel()
+	for {
+		_, lost := n.ask(ctx, func(request uint64) replica.Event {
+			return commit.ActEnded{Request: request, ActEndRecord: end}
+		})
+		switch other := (*txn.NotLeaderError)(nil); {
+		case errors.Is(lost, txn.ErrBusy):
+			select {
+			case <-time.After(actEndPause):
+				continue
+			case <-ctx.Done():
+			}
+		case lost != nil && !errors.As(lost, &other):
+			n.log.Warn("the log did not take how an operator's act ended: the next leader writes that nobody knows",
+				"act", act.Kind.String(), "outcome", end.Outcome.String(), "err", lost)
+		}
+		return err
+	}
+}
+
+// actEnd says how an act ended that returned err.
+func actEnd(key uint64, says string, err error) txn.ActEndRecord {
+	r := txn.ActEndRecord{Key: key, Outcome: txn.ActDone, Says: says}
+	if err != nil {
+		r.Outcome, r.Says = txn.ActUnknown, err.Error()
+	}
+	for _, kind := range []error{txn.ErrRefused, txn.ErrDecided, txn.ErrNotFound, txn.ErrTooOld, txn.ErrInvalid} {
+		if errors.Is(err, kind) {
+			r.Outcome = txn.ActRefused
+		}
+	}
+	r.Says = strings.ToValidUTF8(r.Says[:min(len(r.Says), txn.MaxSays)], "")
+	return r
+}
+
+// Acts returns what people did that is kept, the oldest first. It must not be changed. It has no errors of its own.
+func (n *Node) Acts(ctx context.Context) ([]*txn.Act, error) {
+	r, err := n.ask(ctx, func(request uint64) replica.Event { return commit.ActsAsked{Request: request} })
+	return r.Acts, err
 }
 
 // Resolve is an operator's decision for a transaction that has none. For a commit, and for an abort of
@@ -288,6 +354,21 @@ func (n *Node) abandon(ctx context.Context) {
 	}
 }
 
+// Retry has the branches of a transaction, or one of them unless no is nil, tried now that wait to be tried again,
+// and returns how many.
+// The error is txn.ErrNotFound if nobody knows the transaction, and txn.ErrRefused if the cluster has nothing to do
+// for it.
+func (n *Node) Retry(ctx context.Context, id txn.ID, no *txn.BranchNo) (branches int, err error) {
+	r, err := n.ask(ctx, func(request uint64) replica.Event {
+		e := commit.RetryAsked{Request: request, ID: id, One: no != nil}
+		if no != nil {
+			e.Branch = *no
+		}
+		return e
+	})
+	return r.Retried, err
+}
+
 // Forget is an operator's word that a heuristic outcome was dealt with.
 // The error is txn.ErrNotFound if the log has no such transaction, and txn.ErrRefused if it has nothing to
 // forget.
@@ -341,114 +422,6 @@ func (n *Node) Deliver(envelopes []member.Envelope) {
 			return
 		}
 	}
-}
-
-// ActionResult is a planned action and, if it was carried out, what came of it.
-type ActionResult struct {
-	recovery.Action
-	// Result is done, already-done, contradicted or lost; empty if nothing was done.
-	Result string
-	Err    error
-}
-
-// maxPlanned branches are asked about in one PlanAsked.
-const maxPlanned = 1024
-
-// Recover lists all resources now and plans what recovery would do, for one
-// transaction unless id is zero. With apply it does it. Resources that cannot be
-// listed are named in the error; the plan for the others stands.
-func (n *Node) Recover(ctx context.Context, id txn.ID, apply bool) ([]ActionResult, error) {
-	listings, listErr := n.listAll(ctx, id)
-	// Also with nothing to plan: only a leader may say so.
-	asked := func(request uint64) replica.Event { return commit.PlanAsked{Request: request} }
-	if _, err := n.ask(ctx, asked); err != nil {
-		return nil, err
-	}
-	var plan []recovery.Action
-	for name, listing := range listings {
-		for some := range slices.Chunk(listing, maxPlanned) {
-			r, err := n.ask(ctx, func(request uint64) replica.Event {
-				return commit.PlanAsked{Request: request, Listings: map[string][]adapters.Prepared{name: some}}
-			})
-			if err != nil {
-				return nil, err
-			}
-			plan = append(plan, r.Plan...)
-		}
-	}
-	slices.SortFunc(plan, func(a, b recovery.Action) int {
-		return cmp.Or(a.XID.ID.Compare(b.XID.ID), cmp.Compare(a.Branch.Resource, b.Branch.Resource),
-			a.XID.Compare(b.XID))
-	})
-	results := make([]ActionResult, len(plan))
-	for i, a := range plan {
-		results[i].Action = a
-		if apply {
-			results[i].Result, results[i].Err = n.carryOut(ctx, a)
-		}
-	}
-	return results, listErr
-}
-
-func (n *Node) listAll(ctx context.Context, id txn.ID) (map[string][]adapters.Prepared, error) {
-	var (
-		mu       sync.Mutex
-		listings = map[string][]adapters.Prepared{}
-		failed   []string
-		wg       sync.WaitGroup
-	)
-	for name, w := range n.workers {
-		wg.Go(func() {
-			listing, err := w.list(ctx)
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				failed = append(failed, fmt.Sprintf("%s: %v", name, err))
-				return
-			}
-			listings[name] = slices.DeleteFunc(listing,
-				func(p adapters.Prepared) bool { return !id.IsZero() && p.XID.ID != id })
-		})
-	}
-	wg.Wait()
-	if len(failed) > 0 {
-		slices.Sort(failed)
-		return listings, txn.Unavailablef("not listed: %s; run \"concord resource check\"",
-			strings.Join(failed, "; "))
-	}
-	return listings, nil
-}
-
-// carryOut does what a plan says about one branch, as the leader's own scan would.
-func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) {
-	switch a.Kind {
-	case recovery.Leave, recovery.Report:
-		return "", nil
-	case recovery.Commit, recovery.Rollback:
-	case recovery.Settle:
-		r, err := n.Outcome(ctx, txn.Inquiry{ID: a.XID.ID, Cluster: a.XID.Cluster, Several: true})
-		if err != nil {
-			return "", err
-		}
-		return "settled: " + r.Txn.Decision.String() + ", which the next scan carries out", nil
-	case recovery.Abort:
-		r, err := n.Outcome(ctx, txn.Inquiry{ID: a.XID.ID, Cluster: a.XID.Cluster, Several: true})
-		if err != nil {
-			return "", err
-		}
-		if r.Txn.Decision != txn.Abort { // a commit was faster: the client or the scan goes on with it
-			return "", txn.Refusedf("%v was committed in the meantime: run \"concord recover\" again", a.XID.ID)
-		}
-	}
-	t := commit.Task{XID: a.XID, Branch: a.Branch, Decision: a.Decision()}
-	switch e := n.workers[a.Branch.Resource].finish(ctx, t).(type) {
-	case commit.Finished:
-		n.post(ctx, e)
-		return e.Finish.String(), nil
-	case commit.Failed:
-		return "", txn.Unavailablef("%s", e.Why)
-	}
-	return "", nil
 }
 
 // Check runs the preflight of one resource, or of all if name is empty.

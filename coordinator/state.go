@@ -28,6 +28,7 @@ const (
 	leasesKey   = "l" // there once a lease was granted
 	membersKey  = "n" // from LevelMembers on
 	agentsKey   = "a" // there once an agent has voted, from LevelAgents on
+	actKey      = 'u' // acts of people, by number, from LevelAudit on
 	rememberKey = "h" // once something is remembered of a database, from LevelHighWater on
 )
 
@@ -87,6 +88,7 @@ func toState(folds []txn.Changes, stored *txn.Members) (s wal.StateChange, n int
 		value, _ := w.AppendBinary(nil) // it has no way to fail
 		s.Puts = append(s.Puts, wal.Pair{Key: stateKey(witnessKey, id), Value: value})
 	}
+	actsToState(&s, folds[:n])
 	meta := folds[n-1].Meta
 	if slices.ContainsFunc(folds[:n], func(c txn.Changes) bool { return len(c.Granted)+len(c.Ended) > 0 }) {
 		s.Puts = append(s.Puts, wal.Pair{Key: []byte(leasesKey), Value: encodeLeases(meta.Leases)})
@@ -108,6 +110,39 @@ func toState(folds []txn.Changes, stored *txn.Members) (s wal.StateChange, n int
 		s.Puts = append(s.Puts, wal.Pair{Key: []byte(levelKey), Value: encodeLevel(meta.Level)})
 	}
 	return s, n
+}
+
+func keyOfAct(no uint64) []byte { return binary.BigEndian.AppendUint64([]byte{actKey}, no) }
+
+// actsToState adds the acts of people that are new or ended to a write, and removes those that are not kept.
+func actsToState(s *wal.StateChange, folds []txn.Changes) {
+	acts, from := make(map[uint64]txn.Act), uint64(0)
+	for i := range folds {
+		for _, a := range folds[i].Acts {
+			acts[a.No] = a
+		}
+		from = max(from, folds[i].ActsFrom)
+	}
+	if from > 0 {
+		s.DeleteRanges = append(s.DeleteRanges, wal.Range{Lo: []byte{actKey}, Hi: keyOfAct(from)})
+	}
+	for no, a := range acts {
+		if no >= from {
+			value, _ := a.AppendBinary(nil) // it has no way to fail
+			s.Puts = append(s.Puts, wal.Pair{Key: keyOfAct(no), Value: value})
+		}
+	}
+}
+
+func loadActs(s *wal.Store) (acts []*txn.Act, err error) {
+	var bad error
+	err = s.Scan([]byte{actKey}, []byte{actKey + 1}, false, func(_, value []byte) bool {
+		a := &txn.Act{}
+		bad = a.UnmarshalBinary(value)
+		acts = append(acts, a)
+		return bad == nil
+	})
+	return acts, cmp.Or(err, bad)
 }
 
 func encodeMeta(m txn.Meta) []byte {
@@ -206,6 +241,16 @@ func checkPair(key, value []byte) error {
 	if len(key) > 0 && key[0] == keySpace {
 		return checkUse(key, value)
 	}
+	if len(key) > 0 && key[0] == actKey {
+		var a txn.Act
+		if err := a.UnmarshalBinary(value); err != nil {
+			return err
+		}
+		if !bytes.Equal(key, keyOfAct(a.No)) {
+			return fmt.Errorf("act %d under the key %x: %w", a.No, key, txn.ErrBadTxn)
+		}
+		return nil
+	}
 	if len(key) > 0 && key[0] == witnessKey {
 		var w txn.Witness
 		if err := w.UnmarshalBinary(value); err != nil {
@@ -280,6 +325,9 @@ func loadTable(s *wal.Store, a txn.Archive) (*txn.Table, error) {
 		if m.Remembered, err = txn.DecodeRemembered(value); err != nil {
 			return nil, fmt.Errorf("what is remembered of databases: %w", err)
 		}
+	}
+	if m.Acts, err = loadActs(s); err != nil {
+		return nil, fmt.Errorf("acts of people: %w", err)
 	}
 	var open []txn.Txn
 	err = scanTxns(s, openKey, nil, false, func(x txn.Txn) bool { open = append(open, x); return true })

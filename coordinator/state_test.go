@@ -65,6 +65,34 @@ func TestOpenGidsAreStored(t *testing.T) {
 	require.Empty(t, table.Witnesses())
 }
 
+// Acts of people are in the store by number, as long as they are kept.
+func TestActsAreStored(t *testing.T) {
+	store, apply := keyStore(t)
+	acts := func() (list []txn.Act) {
+		table, err := loadTable(store, nil)
+		require.NoError(t, err)
+		for _, a := range table.Acts() {
+			list = append(list, *a)
+		}
+		return list
+	}
+	begun := func(no uint64) txn.Act {
+		return txn.Act{No: no, ActRecord: txn.ActRecord{Key: no, Kind: txn.ActLead, Time: time.UnixMilli(7),
+			Why: "why"}}
+	}
+	ended := begun(2)
+	ended.Outcome, ended.Says = txn.ActRefused, "no"
+	apply(txn.Changes{Acts: []txn.Act{begun(1), begun(2)}}, txn.Changes{Acts: []txn.Act{ended, begun(256)}})
+	require.Equal(t, []txn.Act{begun(1), ended, begun(256)}, acts())
+	apply(txn.Changes{Acts: []txn.Act{begun(257), ended}, ActsFrom: 256})
+	require.Equal(t, []txn.Act{begun(256), begun(257)}, acts())
+	value, err := ended.AppendBinary(nil)
+	require.NoError(t, err)
+	require.NoError(t, checkPair(keyOfAct(2), value))
+	require.ErrorIs(t, checkPair(keyOfAct(3), value), txn.ErrBadTxn)
+	require.ErrorIs(t, checkPair(keyOfAct(2), value[1:]), txn.ErrBadTxn)
+}
+
 // FuzzTableMeta reads what the applied state says of the table besides transactions; with a
 // snapshot it comes from a peer.
 func FuzzTableMeta(f *testing.F) {

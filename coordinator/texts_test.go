@@ -3,6 +3,7 @@
 package coordinator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math"
@@ -189,10 +190,32 @@ var messages = []message{
 	}, says: `resource "orders" could not be asked (connection refused); run "concord resource check"`},
 	{name: "recover while a resource does not answer", is: txn.ErrUnavailable,
 		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
-			_, err := n.Recover(ctx, txn.ID{}, false)
+			var unlisted error
+			err := n.Recover(ctx, txn.ID{}, false, func(p Progress) error {
+				unlisted = cmp.Or(unlisted, p.Unlisted)
+				return nil
+			})
+			return cmp.Or(err, unlisted)
+		}, silent{memory.New("orders", memory.NewDisk())}),
+		says: `not listed: orders: connection refused; run "concord resource check orders"`},
+	{name: "list one that does not answer, among others", is: txn.ErrUnavailable,
+		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
+			_, err := n.listAll(ctx, txn.ID{})
 			return err
 		}, silent{memory.New("orders", memory.NewDisk())}, silent{memory.New("billing", memory.NewDisk())}),
 		says: `not listed: billing: connection refused; orders: connection refused; run "concord resource check"`},
+	{name: "look at a branch of a resource that cannot tell", is: txn.ErrRefused,
+		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
+			return n.Examine(ctx, txn.NewID(time.Now()), true, []txn.Branch{{Resource: "orders"}}).Branches[0].Err
+		}, silent{memory.New("orders", memory.NewDisk())}),
+		says: `a resource of this kind tells nothing of a single branch: see "concord recover GID"`},
+	{name: "retry what is finished", is: txn.ErrRefused,
+		meet: one(func(ctx context.Context, c *testCluster, n *Node) error {
+			id := txn.NewID(time.Now())
+			c.commit(id)
+			_, err := n.Retry(ctx, id, nil)
+			return err
+		}), says: `nothing of GID waits to be tried by the cluster: see "concord tx get GID" for what it waits for`},
 	{name: "check a resource that is not there", is: txn.ErrNotFound,
 		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
 			_, err := n.Check(ctx, "stock")
@@ -200,7 +223,7 @@ var messages = []message{
 		}), says: `there is no resource "stock": see "concord resource ls"`},
 
 	{name: "open at a level that nobody knows", meet: opening(func(_ *testing.T, c *Config) { c.FeatureLevel = 99 }),
-		says: `"feature_level" is 99, but this release knows only up to 6: lower it, or run the release that the ` +
+		says: `"feature_level" is 99, but this release knows only up to 7: lower it, or run the release that the ` +
 			`other nodes run`},
 	{name: "open as nobody", meet: opening(func(_ *testing.T, c *Config) { c.Node = 2 }),
 		says: `node 2 is not one of the members: add it to "members", or correct "node"`},
@@ -231,8 +254,8 @@ var messages = []message{
 	{name: "open below the level that the cluster is at", is: ErrNewerStore, meet: func(*testing.T) error {
 		_, err := decodeLevel(encodeLevel(txn.Newest + 1))
 		return err
-	}, says: "the store belongs to a later release of concord: the cluster is at feature level 7, this program " +
-		"knows only up to 6: run the release that the other nodes run"},
+	}, says: "the store belongs to a later release of concord: the cluster is at feature level 8, this program " +
+		"knows only up to 7: run the release that the other nodes run"},
 	{name: "a store with meta data of another version", is: txn.ErrBadTxn, meet: func(*testing.T) error {
 		return decodeMeta(nil, &txn.Meta{})
 	}, says: "meta data of the table: the store holds what this version of concord does not write: run the version " +
@@ -330,7 +353,7 @@ var unmet = []string{
 
 // Who writes another error, here or in the cores, finds out that its text has to be looked at by everybody.
 func TestEveryErrorHasARow(t *testing.T) {
-	said.Within(t, []string{".", "replica", "commit"}, unmet, said.RequestErrors,
+	said.Within(t, []string{".", "replica", "commit"}, unmet,
 		[]string{"acceptable", "Open", "makeWorkers", "makeCore", "checkList", "occupied", "onAddAsked"})
 }
 
@@ -358,6 +381,10 @@ var withoutRow = map[string]string{
 	"the snapshot of %v was installed, and not read": "cannot be met: it is read before anybody hears of it",
 	"%w: %s has %d without a decision: see \"concord tx ls --state in-doubt --resource %[2]s\", and wait, or decide " +
 		"them": race,
+	"%s could not be asked about %v (%v); run \"concord resource check\"": race,
+	"branch %d of %v at %s is %v: %s; look into that database":            race,
+	"%v was committed in the meantime: run \"concord recover\" again":     race,
+
 	"open transaction %v under the key %x: %w": ofAPeer, "transaction %v under the key %x: %w": ofAPeer,
 	"use of an idempotency key": ofAPeer, "%w by %v under the key %x: %w": ofAPeer,
 	"what is remembered of databases: %w":                              breaks,

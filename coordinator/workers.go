@@ -156,6 +156,10 @@ func (w *worker) finish(ctx context.Context, t commit.Task) replica.Event {
 	if t.Decision == txn.Abort {
 		finish = w.resource.Rollback
 	}
+	log := w.log.With("gid", t.XID.ID.String(), "branch", uint8(t.XID.Branch), "decision", t.Decision.String())
+	if t.Trace != "" { // 00-TRACE-SPAN-FLAGS
+		log = log.With("trace_id", t.Trace[3:35], "span_id", t.Trace[36:52])
+	}
 	var f txn.Finish
 	err := w.quarantined()
 	if err == nil {
@@ -166,12 +170,10 @@ func (w *worker) finish(ctx context.Context, t commit.Task) replica.Event {
 		_ = w.compare(ctx) // says what the database has
 	}
 	if err != nil {
-		w.log.Warn("branch not finished, will try again", "gid", t.XID.ID.String(), "branch", uint8(t.XID.Branch),
-			"decision", t.Decision.String(), "err", err)
+		log.Warn("branch not finished, will try again", "err", err)
 		return commit.Failed{XID: t.XID, Interrupted: errors.Is(context.Cause(ctx), errReturned), Why: err.Error()}
 	}
-	w.log.Info("branch finished by the cluster", "gid", t.XID.ID.String(), "branch", uint8(t.XID.Branch),
-		"decision", t.Decision.String(), "found", f.String())
+	log.Info("branch finished by the cluster", "found", f.String())
 	return commit.Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: w.resource.Name(),
 		Why: finishReason(f, t.Decision)}
 }

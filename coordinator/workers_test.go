@@ -321,3 +321,38 @@ func TestDatabasesAreAskedWhoWaitsIfThereIsAReason(t *testing.T) {
 	require.Eventually(t, func() bool { return c.leader().Status().Deadlocks == 1 }, 10*time.Second,
 		10*time.Millisecond)
 }
+
+// A database that hangs holds up no other: what is prepared elsewhere is shown, and finished, meanwhile.
+func TestRecoverGoesRoundADatabaseThatHangs(t *testing.T) {
+	disk, hung := memory.NewDisk(), &atomic.Int32{}
+	c := newTunedCluster(t, 1, func() []adapters.Resource {
+		return []adapters.Resource{memory.New("orders", disk), outage{memory.New("billing", memory.NewDisk()), hung}}
+	}, func(c *Config) { c.Rules = commit.Rules{MaxTransaction: time.Hour, Grace: time.Hour, Scan: time.Hour} })
+	orders := memory.New("orders", disk)
+	id := txn.NewID(time.Now())
+	require.Equal(t, txn.Commit, c.commit(id, c.prepared(orders, id, "a")).Txn.Decision)
+	waiting := txn.NewID(time.Now())
+	c.prepared(orders, waiting, "b")
+	hung.Store(hangs)
+	began := time.Now()
+	var came []time.Duration // at which actions did
+	var results, kinds []string
+	var unlisted []string
+	require.NoError(t, c.leader().Recover(t.Context(), txn.ID{}, true, func(p Progress) error {
+		for _, a := range p.Actions {
+			require.NoError(t, a.Err)
+			came, kinds, results = append(came, time.Since(began)), append(kinds, a.Kind.String()),
+				append(results, a.Result)
+		}
+		if p.Unlisted != nil {
+			unlisted = append(unlisted, p.Unlisted.Error())
+		}
+		return nil
+	}))
+	require.ElementsMatch(t, []string{"commit", "leave", "commit"}, kinds)
+	require.ElementsMatch(t, []string{"", "", "done"}, results)
+	require.Less(t, came[len(came)-1], recoverPatience, "they did not wait for the other database")
+	require.Len(t, unlisted, 1)
+	require.Contains(t, unlisted[0], "not listed: billing: no answer within 3s")
+	require.Contains(t, unlisted[0], `run "concord resource check billing"`)
+}

@@ -162,5 +162,5 @@ func (g *Gateway) lost() string {
 	return "this node no longer holds the transaction: it has restarted since, or the transaction ended long ago"
 }
 
-var errNoSession = fmt.Errorf("this node does not hold the transaction: it has restarted since, or the transaction "+
-	"ended long ago; ask Commit or Rollback what became of it, and begin a new one: %w", txn.ErrNotFound)
+var errNoSession = txn.NotFoundf("this node does not hold the transaction: it has restarted since, or the " +
+	"transaction ended long ago; ask Commit or Rollback what became of it, and begin a new one")

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -196,13 +195,13 @@ func (g *Gateway) resource(name string) (*agent.Resource, error) {
 		}
 	}
 	if names == nil {
-		return nil, fmt.Errorf("resource: there is no %.64q, and none at all that an agent holds: run \"concord "+
+		return nil, txn.NotFoundf("resource: there is no %.64q, and none at all that an agent holds: run \"concord "+
 			"agent\" beside a database, "+
-			"and add it to the nodes' configuration with driver: agent: %w", name, txn.ErrNotFound)
+			"and add it to the nodes' configuration with driver: agent", name)
 	}
 	slices.Sort(names)
-	return nil, fmt.Errorf("resource: there is no %.64q, only %s: correct the name, or add it to the nodes' "+
-		"configuration: %w", name, strings.Join(names, ", "), txn.ErrNotFound)
+	return nil, txn.NotFoundf("resource: there is no %.64q, only %s: correct the name, or add it to the nodes' "+
+		"configuration", name, strings.Join(names, ", "))
 }
 
 // room takes the place of one more session of a subject, before its transaction begins.
@@ -294,7 +293,7 @@ func (g *Gateway) begin(ctx context.Context, silence time.Duration, opts ...conc
 			return nil, errClosing
 		}
 		if !errors.Is(err, txn.ErrInvalid) {
-			err = fmt.Errorf("%w: %w", err, txn.ErrUnavailable)
+			err = txn.Unavailablef("%w", err)
 		}
 		return nil, err
 	}

@@ -233,8 +233,9 @@ func failedRun(err error) (*concordv1.TransactionServiceRunResponse, error) {
 	case errors.As(err, &unknown):
 		return &concordv1.TransactionServiceRunResponse{Outcome: outcomeUnknown, Gid: unknown.GID.String(),
 			Reason: unknown.Error()}, nil
-	case errors.Is(err, txn.ErrRefused), errors.Is(err, txn.ErrInvalid), errors.Is(err, txn.ErrDenied):
+	case errors.Is(err, txn.ErrRefused), errors.Is(err, txn.ErrInvalid), errors.Is(err, txn.ErrDenied),
+		errors.Is(err, concord.ErrInFlight):
 		return nil, err
 	}
-	return nil, fmt.Errorf("%w: %w", err, txn.ErrUnavailable)
+	return nil, txn.Unavailablef("%w", err)
 }

@@ -119,7 +119,7 @@ func TestRunsThatFailLeaveNothing(t *testing.T) {
 			"statements: are 101, want 1 to 100"},
 		{"no such resource", runBody("k", zero, one("nowhere", "select 1", "")), "not_found",
 			`statements[1].resource: there is no "nowhere", only billing, orders: correct the name, or add it to ` +
-				`the nodes' configuration: not found`},
+				`the nodes' configuration`},
 		{"fewer rows than none", runBody("k", one("orders", "select 1", `, "rowsExpected": "-1"`)), "invalid_argument",
 			"statements[0].rows_expected: is -1, want 0 or more"},
 		{"a time before now", `{"key": "k", "timeoutMs": "-1"}`, "invalid_argument", "timeout_ms: is -1, want 0 to " +

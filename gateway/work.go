@@ -64,12 +64,12 @@ func (s *session) execute(r *concordv1.TransactionServiceExecuteRequest,
 			return refuse(failure{text: err.Error(), notSent: true})
 		}
 		branch = opened
-		s.branches, s.byResource[r.GetResource()] = append(s.branches, branch), branch
 		for _, name := range s.savepoints { // they were asked for before there was this branch
 			if err := branch.Savepoint(ctx, name); err != nil {
 				return refuse(failed(fmt.Errorf("savepoint %s: %w", name, err)))
 			}
 		}
+		s.branches, s.byResource[r.GetResource()] = append(s.branches, branch), branch
 	}
 	a, err := branch.ExecuteMessage(ctx, &concordv1.ExecuteRequest{
 		Statement: r.GetStatement(), Arguments: r.GetArguments(), MaxRows: r.GetMaxRows(), TimeoutMs: r.GetTimeoutMs(),
@@ -93,16 +93,26 @@ func silence(left time.Duration) int64 {
 }
 
 // savepoint marks the work done so far in all branches. Those that are opened later have the
-// savepoint at their beginning.
+// savepoint at their beginning. Where it was set before it moves, and if it does so in some branches only then it is
+// one of the transaction no more: going back to it would undo the work of some.
 func (s *session) savepoint(name string) failure {
 	ctx, cancel := s.within(participant.DefaultTimeout + answerMargin)
 	defer cancel()
+	var err error
+	moved := false
 	for _, b := range s.branches {
-		if err := b.Savepoint(ctx, name); err != nil {
-			return failure{text: err.Error()}
+		if err = b.Savepoint(ctx, name); err != nil {
+			break
 		}
+		moved = true
 	}
-	s.savepoints = append(slices.DeleteFunc(s.savepoints, func(n string) bool { return n == name }), name)
+	if moved || err == nil {
+		s.savepoints = slices.DeleteFunc(s.savepoints, func(n string) bool { return n == name })
+	}
+	if err != nil {
+		return failure{text: err.Error()}
+	}
+	s.savepoints = append(s.savepoints, name)
 	return failure{}
 }
 

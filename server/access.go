@@ -4,7 +4,6 @@ package server
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
@@ -39,10 +38,12 @@ var rules = access.Rules{
 	concordv1connect.CoordinatorServiceResolveProcedure:        access.Needs(security.Operator),
 	concordv1connect.CoordinatorServiceForgetProcedure:         access.Needs(security.Operator),
 	concordv1connect.CoordinatorServiceSettleProcedure:         access.Needs(security.Operator),
-	concordv1connect.CoordinatorServiceRecoverProcedure:        access.Needs(security.Operator),
+	concordv1connect.CoordinatorServiceRetryProcedure:          access.Needs(security.Operator),
+	concordv1connect.CoordinatorServiceRecoverProcedure:        access.Streams(security.Operator),
 	concordv1connect.CoordinatorServiceCheckResourceProcedure:  access.Needs(security.Operator),
 	concordv1connect.CoordinatorServiceReportResourceProcedure: access.Needs(security.Operator),
 	concordv1connect.CoordinatorServiceAcceptResourceProcedure: access.Needs(security.Operator),
+	concordv1connect.CoordinatorServiceAuditProcedure:          access.Needs(security.Operator),
 
 	concordv1connect.CoordinatorServiceReplaceMemberProcedure:      access.Needs(security.Admin),
 	concordv1connect.CoordinatorServiceAddMemberProcedure:          access.Needs(security.Admin),
@@ -129,8 +130,8 @@ func mayReplay(ctx context.Context, x txn.Txn) error {
 		resources = append(resources, b.Resource)
 	}
 	if !owns(a, resources) {
-		return fmt.Errorf("%w: another application's transaction is committed under the key: begin keys with a name "+
-			"of your own", txn.ErrDenied)
+		return txn.Deniedf("another application's transaction is committed under the key: begin keys with a name of " +
+			"your own")
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // Admin is a listener of this machine alone, with what is for those who run the node: metrics, profiles and the level
-// of its log. It asks nobody who he is, and answers to no name but localhost.
+// of its log. It asks nobody for their identity, and answers to no name but localhost.
 type Admin struct {
 	Listener net.Listener
 	Level    *slog.LevelVar

@@ -46,6 +46,10 @@ type fakeNode struct {
 
 	calls []string
 	who   string // of the last Forget
+	acts  []*txn.Act
+
+	recovers []coordinator.ActionResult
+	examined coordinator.Examined
 }
 
 // newFake is a node that leads a cluster of two in which all is well.
@@ -90,7 +94,7 @@ func (f *fakeNode) CommitLater(_ txn.CommitRequest, done func(commit.Reply)) {
 	done(commit.Reply{Txn: txn.Txn{Decision: txn.Commit}, Zxid: f.snapshot.Zxid, Err: f.did("CommitLater")})
 }
 
-func (f *fakeNode) KeyUse(context.Context, string) (commit.Reply, error) {
+func (f *fakeNode) KeyUse(context.Context, string, commit.KeyClaim) (commit.Reply, error) {
 	return commit.Reply{Key: &txn.KeyUse{Key: "k", ID: known.ID, Result: []byte("kept")}, Txn: f.keyed}, f.did("KeyUse")
 }
 
@@ -112,7 +116,7 @@ func (f *fakeNode) Recheck(context.Context, string, string) { _ = f.did("Recheck
 
 func (f *fakeNode) Examine(context.Context, txn.ID, bool, []txn.Branch) coordinator.Examined {
 	_ = f.did("Examine")
-	return coordinator.Examined{}
+	return f.examined
 }
 
 func (f *fakeNode) Settle(context.Context, txn.Settlement) (coordinator.Settled, error) {
@@ -141,6 +145,22 @@ func (f *fakeNode) EachFinished(_ txn.ID, visit func(txn.Txn) bool) error {
 	return nil
 }
 
+func (f *fakeNode) Act(_ context.Context, act txn.ActRecord, do func() (string, error)) error {
+	if f.panics {
+		panic("a bug")
+	}
+	if f.err != nil {
+		return f.err
+	}
+	a := &txn.Act{No: uint64(len(f.acts) + 1), ActRecord: act, Outcome: txn.ActDone}
+	f.acts = append(f.acts, a)
+	says, err := do()
+	a.Says = says
+	return err
+}
+
+func (f *fakeNode) Acts(context.Context) ([]*txn.Act, error) { return f.acts, f.did("Acts") }
+
 func (f *fakeNode) Resolve(_ context.Context, asked txn.Resolution) (commit.Reply, error) {
 	return commit.Reply{Txn: txn.Txn{Decision: asked.Decision}}, f.did("Resolve")
 }
@@ -166,11 +186,15 @@ func (f *fakeNode) Lead(_ context.Context, node zab.NodeID, _, _ string) error {
 	return f.did(fmt.Sprintf("Lead %d", node))
 }
 
-func (f *fakeNode) Recover(context.Context, txn.ID, bool) ([]coordinator.ActionResult, error) {
+func (f *fakeNode) Recover(_ context.Context, _ txn.ID, _ bool, each func(coordinator.Progress) error) error {
 	if err := f.did("Recover"); err != nil {
-		return nil, err
+		return err
 	}
-	return []coordinator.ActionResult{}, nil
+	return each(coordinator.Progress{Actions: f.recovers})
+}
+
+func (f *fakeNode) Retry(context.Context, txn.ID, *txn.BranchNo) (int, error) {
+	return 1, f.did("Retry")
 }
 
 func (f *fakeNode) Check(context.Context, string) (map[string]coordinator.CheckResult, error) {

@@ -5,7 +5,6 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"reflect"
 	"slices"
@@ -21,8 +20,6 @@ import (
 	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/coordinator/commit"
-	"github.com/concordtx/concord/coordinator/replica"
-	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/recovery"
 	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/security/access"
@@ -189,11 +186,15 @@ func (h *handlers) KeyUse(ctx context.Context, r *concordv1.KeyUseRequest) (*con
 	if err := api.ParseKey("key", r.GetKey()); err != nil {
 		return nil, err
 	}
-	a, err := h.node.KeyUse(ctx, r.GetKey())
+	claim, err := parseKeyClaim(r)
 	if err != nil {
 		return nil, err
 	}
-	m := &concordv1.KeyUseResponse{Zxid: a.Zxid.String()}
+	a, err := h.node.KeyUse(ctx, r.GetKey(), claim)
+	if err != nil {
+		return nil, err
+	}
+	m := &concordv1.KeyUseResponse{Zxid: a.Zxid.String(), Claimed: a.Claimed}
 	if a.Key != nil {
 		if err := mayReplay(ctx, a.Txn); err != nil {
 			return nil, err
@@ -203,193 +204,12 @@ func (h *handlers) KeyUse(ctx context.Context, r *concordv1.KeyUseRequest) (*con
 	return m, nil
 }
 
-func (h *handlers) Resolve(ctx context.Context, r *concordv1.ResolveRequest) (*concordv1.ResolveResponse, error) {
-	id, err := api.ParseID("gid", r.GetGid())
-	if err != nil {
-		return nil, err
+func parseKeyClaim(r *concordv1.KeyUseRequest) (k commit.KeyClaim, err error) {
+	if r.GetClaim() != "" {
+		k.By, err = api.ParseID("claim", r.GetClaim())
+		k.For = time.Duration(min(max(r.GetClaimMs(), 0), commit.MaxKeyClaim.Milliseconds())) * time.Millisecond
 	}
-	d, err := api.ParseDecision("decision", r.GetDecision())
-	if err != nil {
-		return nil, err
-	}
-	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
-	if err != nil {
-		return nil, err
-	}
-	if len(r.GetResources()) > txn.MaxBranches {
-		return nil, fmt.Errorf("resources: %d of them: a transaction has at most %d branches: %w",
-			len(r.GetResources()), txn.MaxBranches, txn.ErrInvalid)
-	}
-	last, err := api.ParseLastResource("last_resource", r.GetLastResource())
-	if err != nil {
-		return nil, err
-	}
-	a, err := h.node.Resolve(ctx, txn.Resolution{ID: id, Decision: d, Who: who, Why: r.GetReason(),
-		Resources: r.GetResources(), Force: r.GetForce(), Last: last})
-	if err != nil {
-		return nil, err
-	}
-	return &concordv1.ResolveResponse{Decision: a.Txn.Decision.String(), Zxid: a.Zxid.String()}, nil
-}
-
-func (h *handlers) Forget(ctx context.Context, r *concordv1.ForgetRequest) (*concordv1.ForgetResponse, error) {
-	id, err := api.ParseID("gid", r.GetGid())
-	if err != nil {
-		return nil, err
-	}
-	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
-	if err != nil {
-		return nil, err
-	}
-	err = h.node.Forget(ctx, id, who, r.GetReason())
-	return &concordv1.ForgetResponse{Zxid: h.zxid()}, err
-}
-
-func (h *handlers) Settle(ctx context.Context, r *concordv1.SettleRequest) (*concordv1.SettleResponse, error) {
-	id, err := api.ParseID("gid", r.GetGid())
-	if err != nil {
-		return nil, err
-	}
-	no, err := api.ParseBranchNo("no", r.GetNo())
-	if err != nil {
-		return nil, err
-	}
-	decision, known := settlements[r.GetAction()]
-	if !known {
-		return nil, fmt.Errorf("action: %.20q is not abandon, abort or commit, the only actions that this version "+
-			"knows: %w", r.GetAction(), txn.ErrInvalid)
-	}
-	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
-	if err = errors.Join(err, api.ParseText("resource", r.GetResource(), txn.MaxResourceName)); err != nil {
-		return nil, err
-	}
-	if err := h.ofLeader(); err != nil {
-		return nil, err
-	}
-	a, err := h.node.Settle(ctx, txn.Settlement{ID: id, Branch: no, Decision: decision, Resource: r.GetResource(),
-		Who: who, Why: r.GetReason()})
-	m := &concordv1.SettleResponse{Zxid: h.zxid(), Resource: a.Resource}
-	if a.Resource != "" {
-		m.Result = a.Finish.String()
-	}
-	return m, err
-}
-
-// settlements are the actions of a SettleRequest.
-var settlements = map[string]txn.Decision{settleAbandon: txn.Undecided, "commit": txn.Commit, "abort": txn.Abort}
-
-const settleAbandon = "abandon"
-
-func (h *handlers) ReplaceMember(ctx context.Context,
-	r *concordv1.ReplaceMemberRequest) (*concordv1.ReplaceMemberResponse, error) {
-	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
-	if err != nil {
-		return nil, err
-	}
-	err = h.node.Replace(ctx, zab.NodeID(r.GetNode()), who, r.GetReason())
-	return &concordv1.ReplaceMemberResponse{Zxid: h.zxid()}, err
-}
-
-func (h *handlers) AddMember(ctx context.Context, r *concordv1.AddMemberRequest) (*concordv1.AddMemberResponse, error) {
-	m := replica.Member{ID: zab.NodeID(r.GetNode()), Observer: r.GetRole() == "observer", Peer: r.GetPeer(),
-		API: r.GetApi()}
-	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
-	if err = errors.Join(err, api.ParseText("key", r.GetKey(), maxKey)); err != nil {
-		return nil, err
-	}
-	switch {
-	case m.ID == 0:
-		return nil, fmt.Errorf("node: is missing or 0: ids start at 1: %w", txn.ErrInvalid)
-	case r.GetRole() != "voter" && r.GetRole() != "observer":
-		return nil, fmt.Errorf("role: %.20q is neither voter nor observer: %w", r.GetRole(), txn.ErrInvalid)
-	case m.Peer == m.API:
-		return nil, fmt.Errorf("peer, api: both are %.40q: give two addresses: %w", m.Peer, txn.ErrInvalid)
-	}
-	if err := errors.Join(parseAddress("peer", m.Peer), parseAddress("api", m.API)); err != nil {
-		return nil, err
-	}
-	err = h.node.AddMember(ctx, m, r.GetKey(), who, r.GetReason())
-	return &concordv1.AddMemberResponse{Zxid: h.zxid()}, err
-}
-
-// maxKey and maxAddress bound what names a request and a place.
-const (
-	maxKey     = 64
-	maxAddress = 200
-)
-
-func parseAddress(field, addr string) error {
-	if !api.Dialable(addr) {
-		return fmt.Errorf("%s: %.40q is not host:port: %w", field, addr, txn.ErrInvalid)
-	}
-	return api.ParseText(field, addr, maxAddress)
-}
-
-func (h *handlers) RemoveMember(ctx context.Context,
-	r *concordv1.RemoveMemberRequest) (*concordv1.RemoveMemberResponse, error) {
-	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
-	if err = errors.Join(err, api.ParseText("key", r.GetKey(), maxKey)); err != nil {
-		return nil, err
-	}
-	err = h.node.RemoveMember(ctx, zab.NodeID(r.GetNode()), r.GetKey(), who, r.GetReason())
-	return &concordv1.RemoveMemberResponse{Zxid: h.zxid()}, err
-}
-
-func (h *handlers) TransferLeadership(ctx context.Context,
-	r *concordv1.TransferLeadershipRequest) (*concordv1.TransferLeadershipResponse, error) {
-	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
-	if err != nil {
-		return nil, err
-	}
-	err = h.node.Lead(ctx, zab.NodeID(r.GetNode()), who, r.GetReason())
-	return &concordv1.TransferLeadershipResponse{Zxid: h.zxid()}, err
-}
-
-// parseOperator checks who acts and why, and returns who that is for the log, where both are kept for good:
-// by the certificate or the token, and by his own word.
-func parseOperator(ctx context.Context, who, reason string) (string, error) {
-	if reason == "" {
-		return "", fmt.Errorf("reason: say why, it is kept with the transaction: %w", txn.ErrInvalid)
-	}
-	return access.Of(ctx).Who(who), errors.Join(api.ParseText("who", who, txn.MaxResourceName), api.ParseText("reason",
-		reason, txn.MaxReason))
-}
-
-func (h *handlers) Recover(ctx context.Context, r *concordv1.RecoverRequest) (*concordv1.RecoverResponse, error) {
-	var id txn.ID
-	if r.GetGid() != "" {
-		var err error
-		if id, err = api.ParseID("gid", r.GetGid()); err != nil {
-			return nil, err
-		}
-	}
-	if err := h.ofLeader(); err != nil {
-		return nil, err
-	}
-	results, err := h.node.Recover(ctx, id, r.GetApply())
-	if err != nil && results == nil {
-		return nil, err
-	}
-	res := &concordv1.RecoverResponse{Zxid: h.zxid()}
-	undecided := func(a coordinator.ActionResult) bool { return a.Kind == recovery.Leave || a.Kind == recovery.Abort }
-	if !id.IsZero() && !r.GetApply() && slices.ContainsFunc(results, undecided) {
-		res.Whole = h.node.Examine(ctx, id, false, nil).Whole
-	}
-	if err != nil {
-		res.Warnings = append(res.Warnings, err.Error())
-	}
-	for _, a := range results {
-		m := &concordv1.RecoverAction{Gid: a.XID.ID.String(), No: uint32(a.XID.Branch), Resource: a.Branch.Resource,
-			Action: a.Kind.String(), Why: a.Why, Result: a.Result}
-		if a.Err != nil {
-			m.Result, m.Error = "failed", a.Err.Error()
-		}
-		if !a.Since.IsZero() {
-			m.PreparedMs = a.Since.UnixMilli()
-		}
-		res.Actions = append(res.Actions, m)
-	}
-	return res, nil
+	return k, err
 }
 
 func (h *handlers) Status(ctx context.Context, r *concordv1.StatusRequest) (*concordv1.StatusResponse, error) {
@@ -415,8 +235,8 @@ func (h *handlers) Watch(ctx context.Context, r *concordv1.WatchRequest,
 	stream *connect.ServerStream[concordv1.StatusResponse]) error {
 	defer h.watches.Add(-1)
 	if h.watches.Add(1) > int64(h.limits.Watches) {
-		return api.ToStatus(fmt.Errorf("%d watch this node, which is the limit: ask again in a moment, or watch "+
-			"another node: %w", h.limits.Watches, txn.ErrBusy))
+		return api.ToStatus(txn.Busyf("%d watch this node, which is the limit: ask again in a moment, or watch "+
+			"another node", h.limits.Watches))
 	}
 	interval := 500 * time.Millisecond
 	if ms := r.GetIntervalMs(); ms > 0 {
@@ -483,7 +303,7 @@ func (h *handlers) Resources(ctx context.Context, r *concordv1.ResourcesRequest)
 		return nil, err
 	}
 	if s.Cluster == 0 {
-		return nil, fmt.Errorf("the cluster is being formed: ask again in a moment: %w", txn.ErrUnavailable)
+		return nil, txn.Unavailablef("the cluster is being formed: ask again in a moment")
 	}
 	return &concordv1.ResourcesResponse{Cluster: s.Cluster.String(), Resources: resourceMessages(s, time.Now()),
 		MaxTransactionMs: h.node.MaxTransaction().Milliseconds(), NowMs: time.Now().UnixMilli(), Zxid: s.Zxid.String(),
@@ -545,14 +365,4 @@ func (h *handlers) ReportResource(ctx context.Context,
 			Label: t.Txn.Label, Decided: t.Txn.Decided.String(), Fate: t.Fate.String(), Ended: t.Txn.Ended})
 	}
 	return res, nil
-}
-
-func (h *handlers) AcceptResource(ctx context.Context,
-	r *concordv1.AcceptResourceRequest) (*concordv1.AcceptResourceResponse, error) {
-	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
-	if err = errors.Join(err, api.ParseText("name", r.GetName(), txn.MaxResourceName)); err != nil {
-		return nil, err
-	}
-	err = h.node.Accept(ctx, r.GetName(), who, r.GetReason())
-	return &concordv1.AcceptResourceResponse{Zxid: h.zxid()}, err
 }

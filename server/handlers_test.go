@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
@@ -103,7 +105,10 @@ var ofLeader = map[string]func(context.Context, concordv1connect.CoordinatorServ
 		return err
 	},
 	"Recover": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
-		_, err := c.Recover(ctx, &concordv1.RecoverRequest{})
+		return recovers(ctx, c, &concordv1.RecoverRequest{})
+	},
+	"Retry": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.Retry(ctx, &concordv1.RetryRequest{Gid: gid()})
 		return err
 	},
 	"Resources": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
@@ -118,10 +123,25 @@ var ofLeader = map[string]func(context.Context, concordv1connect.CoordinatorServ
 		_, err := c.AcceptResource(ctx, &concordv1.AcceptResourceRequest{Name: "orders", Who: "ann", Reason: "why"})
 		return err
 	},
+	"Audit": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.Audit(ctx, &concordv1.AuditRequest{})
+		return err
+	},
 	"CheckResource": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
 		_, err := c.CheckResource(ctx, &concordv1.CheckResourceRequest{})
 		return err
 	},
+}
+
+// recovers reads all of a recovery.
+func recovers(ctx context.Context, c concordv1connect.CoordinatorServiceClient, r *concordv1.RecoverRequest) error {
+	stream, err := c.Recover(ctx, r)
+	if err != nil {
+		return err
+	}
+	for stream.Receive() {
+	}
+	return errors.Join(stream.Err(), stream.Close())
 }
 
 // ofAny are answered by every node, with what the leader told it; Decide is a stream. So are Resources
@@ -277,8 +297,7 @@ func TestMalformedRequestsAreRefusedBeforeTheNodeHearsOfThem(t *testing.T) {
 			return err
 		},
 		"gid of Recover": func(ctx context.Context) error {
-			_, err := c.Recover(ctx, &concordv1.RecoverRequest{Gid: "x"})
-			return err
+			return recovers(ctx, c, &concordv1.RecoverRequest{Gid: "x"})
 		},
 		"state of List": func(ctx context.Context) error {
 			_,
@@ -528,4 +547,34 @@ func TestWatchSendsWhatHasChanged(t *testing.T) {
 	b = *a
 	b.Zxid = zab.Zxid{Epoch: 9}
 	require.False(t, same(&b, a))
+}
+
+// What a database says of a branch, or that it says nothing, is part of the answer.
+func TestGetSaysWhatTheDatabasesSay(t *testing.T) {
+	n := newFake()
+	x := txn.Txn{ID: txn.NewID(time.Now()), Decision: txn.Commit}
+	n.view = &commit.View{Branches: map[txn.XID]commit.BranchView{}}
+	failed := time.UnixMilli(1_700_000_000_000)
+	for no := range txn.BranchNo(4) {
+		x.Branches = append(x.Branches, txn.Branch{No: no, Resource: "orders"})
+		n.view.Branches[txn.XID{Cluster: fakeCluster, ID: x.ID, Branch: no}] = commit.BranchView{Err: "refused",
+			Tried: commit.Tried{Attempts: 2, Failed: failed}}
+	}
+	n.view.Open, n.view.Txn, n.view.Known = []txn.Txn{x}, x, true
+	n.examined = coordinator.Examined{Expected: []txn.BranchNo{0, 1, 9}, Missing: []txn.BranchNo{9},
+		Branches: map[txn.BranchNo]coordinator.Seen{
+			0: {Inspection: adapters.Inspection{Prepared: true, Blocked: []adapters.Blocked{{Session: "7"}}}},
+			1: {Inspection: adapters.Inspection{Committed: true}}, 2: {}, 3: {Err: errors.New("connection refused")}}}
+	r, err := serve(t, n, nil).stub(t).Get(t.Context(), &concordv1.GetRequest{Gid: x.ID.String()})
+	require.NoError(t, err)
+	require.Equal(t, []uint32{0, 1, 9}, r.GetTransaction().GetExpected())
+	require.Equal(t, []uint32{9}, r.GetTransaction().GetMissing())
+	var seen []string
+	for _, b := range r.GetTransaction().GetBranches() {
+		seen = append(seen, b.GetSeen())
+		require.Equal(t, failed.UnixMilli(), b.GetErrorMs())
+	}
+	require.Equal(t, []string{"prepared", "committed", "gone", "unknown"}, seen)
+	require.Equal(t, "connection refused", r.GetTransaction().GetBranches()[3].GetUnseen())
+	require.Equal(t, "7", r.GetTransaction().GetBranches()[0].GetBlocked()[0].GetSession())
 }

@@ -77,7 +77,7 @@ func (l layer) WrapStreamingClient(next connect.StreamingClientFunc) connect.Str
 
 // layers are all of them, the outermost first.
 func layers(m *metrics, log *slog.Logger, services ...Service) []layer {
-	limits := map[string]time.Duration{concordv1connect.CoordinatorServiceRecoverProcedure: recoverTimeout}
+	limits := map[string]time.Duration{}
 	for _, s := range services {
 		limits["/"+s.Name] = s.Limit
 	}

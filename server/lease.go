@@ -4,7 +4,6 @@ package server
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
@@ -20,7 +19,7 @@ func (h *handlers) Lease(ctx context.Context, r *concordv1.LeaseRequest) (*conco
 	lease, subject := txn.Lease(r.GetLease()), access.Of(ctx).Subject()
 	switch {
 	case lease == 0 && r.GetEnd():
-		return nil, fmt.Errorf("lease: is zero, which is not a lease: %w", txn.ErrInvalid)
+		return nil, txn.Invalidf("lease: is zero, which is not a lease")
 	case lease == 0:
 		if err := h.holders.reserve(subject, h.limits.Leases, h.node.HoldsLease); err != nil {
 			return nil, err
@@ -104,8 +103,7 @@ func (h *holders) reserve(subject string, most int, lasts func(txn.Lease) bool) 
 		}
 	}
 	if has >= most {
-		return fmt.Errorf("%d clients of %q have leases, which is the limit: have them share one client: %w", most,
-			subject, txn.ErrBusy)
+		return txn.Busyf("%d clients of %q have leases, which is the limit: have them share one client", most, subject)
 	}
 	if h.reserved == nil {
 		h.reserved = map[string]int{}

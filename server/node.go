@@ -38,8 +38,8 @@ type Node interface {
 	// Deliver hears members of three-phase transactions. It does not wait, and may lose what it hears.
 	Deliver(envelopes []member.Envelope)
 	Outcome(ctx context.Context, q txn.Inquiry) (commit.Reply, error)
-	// KeyUse says which transaction is committed under an idempotency key.
-	KeyUse(ctx context.Context, key string) (commit.Reply, error)
+	// KeyUse says which transaction is committed under an idempotency key, and claims one that has none.
+	KeyUse(ctx context.Context, key string, claim commit.KeyClaim) (commit.Reply, error)
 	// GrantLease, RenewLease and EndLease are for the leader; RenewLease reports whether the
 	// lease has not ended.
 	GrantLease(ctx context.Context) (txn.Lease, error)
@@ -54,6 +54,9 @@ type Node interface {
 	FeatureLevel() txn.FeatureLevel
 	View(ctx context.Context, id txn.ID) (*commit.View, error)
 	EachFinished(before txn.ID, visit func(txn.Txn) bool) error
+	// Act has an act of a person in the log before do does it, and how it ended after that.
+	Act(ctx context.Context, act txn.ActRecord, do func() (says string, err error)) error
+	Acts(ctx context.Context) ([]*txn.Act, error)
 	Resolve(ctx context.Context, asked txn.Resolution) (commit.Reply, error)
 	Forget(ctx context.Context, id txn.ID, who, why string) error
 	Settle(ctx context.Context, s txn.Settlement) (coordinator.Settled, error)
@@ -64,9 +67,11 @@ type Node interface {
 	AddMember(ctx context.Context, m replica.Member, key, who, why string) error
 	RemoveMember(ctx context.Context, node zab.NodeID, key, who, why string) error
 	Lead(ctx context.Context, node zab.NodeID, who, why string) error
-	Recover(ctx context.Context, id txn.ID, apply bool) ([]coordinator.ActionResult, error)
-	// Examine asks the databases about the prepared branches of a transaction that is not finished.
-	Examine(ctx context.Context, id txn.ID, decided bool, prepared []txn.Branch) coordinator.Examined
+	// Retry has branches of a transaction tried now, or one of them, and says how many.
+	Retry(ctx context.Context, id txn.ID, no *txn.BranchNo) (branches int, err error)
+	Recover(ctx context.Context, id txn.ID, apply bool, each func(coordinator.Progress) error) error
+	// Examine asks the databases about branches of a transaction that is not finished.
+	Examine(ctx context.Context, id txn.ID, decided bool, branches []txn.Branch) coordinator.Examined
 	// Recheck looks at a resource again if the node takes it for another database than identity.
 	Recheck(ctx context.Context, resource, identity string)
 	Check(ctx context.Context, resource string) (map[string]coordinator.CheckResult, error)

@@ -63,8 +63,9 @@ var handOns = map[string]func(context.Context, leader, connect.AnyRequest) (conn
 	concordv1connect.CoordinatorServiceSettleProcedure:             through(leader.Settle),
 	concordv1connect.CoordinatorServiceReportResourceProcedure:     through(leader.ReportResource),
 	concordv1connect.CoordinatorServiceAcceptResourceProcedure:     through(leader.AcceptResource),
+	concordv1connect.CoordinatorServiceAuditProcedure:              through(leader.Audit),
 	concordv1connect.CoordinatorServiceReplaceMemberProcedure:      through(leader.ReplaceMember),
-	concordv1connect.CoordinatorServiceRecoverProcedure:            through(leader.Recover),
+	concordv1connect.CoordinatorServiceRetryProcedure:              through(leader.Retry),
 	concordv1connect.CoordinatorServiceCheckResourceProcedure:      through(leader.CheckResource),
 	concordv1connect.CoordinatorServiceResourcesProcedure:          through(leader.Resources), // with a doubt
 	concordv1connect.CoordinatorServiceAddMemberProcedure:          through(leader.AddMember),
@@ -124,8 +125,8 @@ func (r *relay) commit(ctx context.Context, c *concordv1.NumberedCommit,
 // leaderError is what the leader said, or that it said nothing.
 func leaderError(l *txn.NotLeaderError, err error) error {
 	if !connect.IsWireError(err) {
-		return fmt.Errorf("the leader, node %d, did not answer at %s (%v): ask again, or run \"concord status\": %w",
-			l.Leader, l.API, api.FromStatus(err), txn.ErrUnavailable)
+		return txn.Unavailablef("the leader, node %d, did not answer at %s (%v): ask again, or run \"concord status\"",
+			l.Leader, l.API, api.FromStatus(err))
 	}
 	return api.FromStatus(err)
 }
@@ -137,21 +138,40 @@ func (r *relay) leader(addr string) leader {
 	defer r.mu.Unlock()
 	l, ok := r.leaders[addr]
 	if !ok {
-		l = concordv1connect.NewCoordinatorServiceClient(r.http, r.scheme+addr, connect.WithInterceptors(r.mark()))
+		l = concordv1connect.NewCoordinatorServiceClient(r.http, r.scheme+addr, connect.WithInterceptors(marking{r}))
 		r.leaders[addr] = l
 	}
 	return l
 }
 
-// mark says in a request that it was handed on, and for whom: the leader decides whether that one may.
-func (r *relay) mark() connect.UnaryInterceptorFunc {
-	return func(next connect.UnaryFunc) connect.UnaryFunc {
-		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
-			req.Header().Set(api.HandedOnHeader, r.name())
-			access.Of(ctx).Relay(req.Header())
-			return next(ctx, req)
-		}
+// marking says in a request that it was handed on, and for whom: the leader decides whether that one may.
+type marking struct{ *relay }
+
+func (m marking) mark(ctx context.Context, h http.Header) {
+	h.Set(api.HandedOnHeader, m.name())
+	access.Of(ctx).Relay(h)
+}
+
+// WrapUnary implements connect.Interceptor.
+func (m marking) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		m.mark(ctx, req.Header())
+		return next(ctx, req)
 	}
+}
+
+// WrapStreamingClient implements connect.Interceptor.
+func (m marking) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return func(ctx context.Context, s connect.Spec) connect.StreamingClientConn {
+		conn := next(ctx, s)
+		m.mark(ctx, conn.RequestHeader())
+		return conn
+	}
+}
+
+// WrapStreamingHandler implements connect.Interceptor; a client has no use for it.
+func (m marking) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return next
 }
 
 // seen lets calls wait until this node's state reflects what their client has seen. Calls

@@ -4,14 +4,7 @@ package server
 
 import (
 	"context"
-	"go/ast"
-	"go/parser"
-	"go/token"
-	"os"
 	"regexp"
-	"slices"
-	"strconv"
-	"strings"
 	"testing"
 
 	"connectrpc.com/connect"
@@ -20,6 +13,7 @@ import (
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/internal/said"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -72,81 +66,79 @@ var messages = []message{
 	{name: "end no lease", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Lease(ctx, &concordv1.LeaseRequest{End: true})
 		return err
-	}, says: "lease: is zero, which is not a lease: invalid request"},
+	}, says: "lease: is zero, which is not a lease"},
 	{name: "too many wait", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Waiting(ctx, waiting(make([]*concordv1.WaitingTransaction, api.MaxWaiting+1)...))
 		return err
-	}, says: "transactions: are 257, report at most 256 at a time: invalid request"},
+	}, says: "transactions: are 257, report at most 256 at a time"},
 	{name: "one that waits has too many branches", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Waiting(ctx, waiting(&concordv1.WaitingTransaction{Gid: gid(),
 			Branches: make([]*concordv1.WaitingBranch, txn.MaxBranches+1)}))
 		return err
-	}, says: "transactions[0].branches: are 257: a transaction has at most 256: invalid request"},
+	}, says: "transactions[0].branches: are 257: a transaction has at most 256"},
 	{name: "one that waits in no session", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Waiting(ctx, waiting(&concordv1.WaitingTransaction{Gid: gid(),
 			Branches: []*concordv1.WaitingBranch{{Resource: "orders"}}}))
 		return err
 	}, says: "transactions[0].branches[0]: resource or session is empty: leave out a branch whose session has no " +
-		"name: invalid request"},
+		"name"},
 	{name: "settle by another action", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Settle(ctx, &concordv1.SettleRequest{Gid: gid(), Action: "undo", Who: "ann", Reason: "why"})
 		return err
-	}, says: `action: "undo" is not abandon, abort or commit, the only actions that this version knows: invalid ` +
-		`request`},
+	}, says: `action: "undo" is not abandon, abort or commit, the only actions that this version knows`},
 	{name: "no reason", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Resolve(ctx, &concordv1.ResolveRequest{Gid: gid(), Decision: "abort", Who: "ann"})
 		return err
-	}, says: "reason: say why, it is kept with the transaction: invalid request"},
+	}, says: "reason: say why, it is kept with the transaction"},
 	{name: "resolve for too many resources", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Resolve(ctx, &concordv1.ResolveRequest{Gid: gid(), Decision: "commit", Who: "ann", Reason: "why",
 			Resources: make([]string, txn.MaxBranches+1)})
 		return err
-	}, says: "resources: 257 of them: a transaction has at most 256 branches: invalid request"},
+	}, says: "resources: 257 of them: a transaction has at most 256 branches"},
 	{name: "no reason to move leadership", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.TransferLeadership(ctx, &concordv1.TransferLeadershipRequest{Node: 2, Who: "ann"})
 		return err
-	}, says: "reason: say why, it is kept with the transaction: invalid request"},
+	}, says: "reason: say why, it is kept with the transaction"},
 	{name: "add nobody", is: txn.ErrInvalid, call: adds(func(r *concordv1.AddMemberRequest) { r.Node = 0 }),
-		says: "node: is missing or 0: ids start at 1: invalid request"},
+		says: "node: is missing or 0: ids start at 1"},
 	{name: "add in no role", is: txn.ErrInvalid, call: adds(func(r *concordv1.AddMemberRequest) { r.Role = "learner" }),
-		says: `role: "learner" is neither voter nor observer: invalid request`},
+		says: `role: "learner" is neither voter nor observer`},
 	{name: "add at one address", is: txn.ErrInvalid,
 		call: adds(func(r *concordv1.AddMemberRequest) { r.Api = r.GetPeer() }), says: `peer, api: both are "a:1": ` +
-			`give two addresses: invalid request`},
+			`give two addresses`},
 	{name: "add at no address", is: txn.ErrInvalid,
-		call: adds(func(r *concordv1.AddMemberRequest) { r.Api = ":7420" }), says: `api: ":7420" is not host:port: ` +
-			`invalid request`},
+		call: adds(func(r *concordv1.AddMemberRequest) { r.Api = ":7420" }), says: `api: ":7420" is not host:port`},
 	{name: "list what there is not", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.List(ctx, &concordv1.ListRequest{State: "lost"})
 		return err
 	}, says: `state: "lost" is not one of in-doubt, committing, aborting, committed, aborted, unrecorded, ` +
-		`heuristic: invalid request`},
+		`heuristic`},
 	{name: "ask while the cluster is being formed", is: txn.ErrUnavailable, node: func(_ *testing.T,
 		n *fakeNode) {
 		n.snapshot.Cluster = 0
-	}, call: resources, says: "the cluster is being formed: ask again in a moment: unavailable"},
+	}, call: resources, says: "the cluster is being formed: ask again in a moment"},
 
 	{name: "get what nobody knows", is: txn.ErrNotFound, call: gets,
 		says: `transaction GID is not known: no decision, and no resource lists a prepared branch of it; compare ` +
-			`the gid with "concord tx ls": not found`},
+			`the gid with "concord tx ls"`},
 	{name: "get what nobody knows for sure", is: txn.ErrNotFound, call: gets, node: func(_ *testing.T, n *fakeNode) {
 		n.view.Unlisted = []string{"resource orders could not be listed (connection refused)",
 			"resource billing has not been listed yet"}
 	}, says: "transaction GID is not known: no decision, and whether a branch of it is prepared is not known of all " +
 		"resources: " +
 		`resource orders could not be listed (connection refused); resource billing has not been listed yet; run ` +
-		`"concord resource check": not found`},
+		`"concord resource check"`},
 	{name: "get what is too old", is: txn.ErrTooOld, call: gets, node: func(_ *testing.T,
 		n *fakeNode) {
 		n.view.TooOld = true
 	}, says: "transaction GID is older than what the cluster remembers, and no resource lists a prepared branch of " +
-		"it: look into the databases: older than what the cluster remembers"},
+		"it: look into the databases"},
 	{name: "get what belongs to another cluster", is: txn.ErrNotFound, call: gets, node: func(_ *testing.T,
 		n *fakeNode) {
 		n.view.Foreign = []txn.XID{{Cluster: 0xdead, ID: known.ID}}
 	}, says: "transaction GID does not belong to this cluster: a resource lists concord-0000dead-GID-00, of cluster " +
 		"0000dead; " +
-		`"concord recover GID" says what to do: not found`},
+		`"concord recover GID" says what to do`},
 
 	{name: "ask a node that knows no leader", is: txn.ErrUnavailable, call: gets, node: func(_ *testing.T,
 		n *fakeNode) {
@@ -158,7 +150,7 @@ var messages = []message{
 		gone.Close()
 		n.follows(1, gone.addr())
 	}, says: "the leader, node 1, did not answer at ADDR (dial tcp ADDR: connect: connection refused): ask again, " +
-		"or run \"concord status\": unavailable"},
+		"or run \"concord status\""},
 	{name: "a panic", call: gets, node: func(_ *testing.T, n *fakeNode) { n.panics = true },
 		says: "internal: internal error: the node's log says more"},
 	{name: "too many calls", is: txn.ErrBusy, call: resources, wrap: func(i int, l layer) layer {
@@ -193,71 +185,22 @@ func TestWhatErrorsSay(t *testing.T) {
 	}
 }
 
-// unmet are texts that no client reads.
-var unmet = []string{
-	"another application's transaction is committed under the key", // said in TestAKeyOfAnotherApplication
-	"%d watch this node",             // said in TestSoManyWatchANode
-	"%d clients of %q have leases",   // said in TestASubjectHasSoManyLeases
-	"serve the API at %v: ",          // of a listener that ends: the node stops with it
-	"server: %T is no request of %s", // of a table of this package that is wrong
+// withoutRow are the texts that no row of the table has.
+var withoutRow = map[string]string{
+	"another application's transaction is committed under the key: begin keys with a name of your own": "in " +
+		"TestAKeyOfAnotherApplication",
+	"%d watch this node, which is the limit: ask again in a moment, or watch another node": "in " +
+		"TestSoManyWatchANode",
+	"%d clients of %q have leases, which is the limit: have them share one client": "in " +
+		"TestASubjectHasSoManyLeases",
+	"server: %T is no request of %s": "of a table of this package that is wrong",
 }
 
 // Who writes another error finds out here that its text has to be looked at by everybody.
 func TestEveryErrorHasARow(t *testing.T) {
-	files, err := os.ReadDir(".")
-	require.NoError(t, err)
-	found := 0
-	for _, f := range files {
-		if !strings.HasSuffix(f.Name(), ".go") || strings.HasSuffix(f.Name(), "_test.go") {
-			continue
-		}
-		file, err := parser.ParseFile(token.NewFileSet(), f.Name(), nil, parser.SkipObjectResolution)
-		require.NoError(t, err)
-		ast.Inspect(file, func(n ast.Node) bool {
-			call, ok := n.(*ast.CallExpr)
-			if !ok {
-				return true
-			}
-			if name := nameOf(call.Fun); name != "fmt.Errorf" && name != "errors.New" && name != "txn.Busyf" {
-				return true
-			}
-			format := literals(call.Args[0])
-			found++
-			words := regexp.MustCompile(`%[-+#0-9.]*[a-zA-Z]`).Split(format, -1)
-			for i := range words {
-				words[i] = regexp.QuoteMeta(words[i])
-			}
-			like := regexp.MustCompile(strings.Join(words, ".*"))
-			row := slices.ContainsFunc(messages, func(m message) bool { return like.MatchString(m.says) }) ||
-				slices.ContainsFunc(unmet, func(u string) bool { return strings.Contains(format, u) })
-			if !row {
-				t.Errorf("no row of messages, in texts_test.go, shows this error: %q: add the call that meets it, "+
-					"and all that it says then, with a true next step", format)
-			}
-			return true
-		})
+	var rows []string
+	for _, m := range messages {
+		rows = append(rows, m.says)
 	}
-	require.Greater(t, found, 12, "the errors were not found")
-}
-
-// nameOf returns the name of a function of another package.
-func nameOf(e ast.Expr) string {
-	if of, ok := e.(*ast.SelectorExpr); ok {
-		if pkg, ok := of.X.(*ast.Ident); ok {
-			return pkg.Name + "." + of.Sel.Name
-		}
-	}
-	return ""
-}
-
-// literals joins the parts of a text that are written there.
-func literals(e ast.Expr) string {
-	switch e := e.(type) {
-	case *ast.BasicLit:
-		text, _ := strconv.Unquote(e.Value) // of a number it is an error, and empty
-		return text
-	case *ast.BinaryExpr:
-		return literals(e.X) + literals(e.Y)
-	}
-	return ""
+	said.Check(t, rows, withoutRow)
 }

@@ -4,7 +4,6 @@ package server
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -50,32 +49,56 @@ func (h *handlers) Get(ctx context.Context, r *concordv1.GetRequest) (*concordv1
 	if m = shown(a, m); m == nil {
 		return nil, notKnown(id, &commit.View{})
 	}
+	if a.All() || a.Has(security.Viewer) {
+		addActs(m, id, v.Acts)
+	}
 	h.examine(ctx, id, v.Known, m, a.All() || a.Has(security.Operator))
 	return &concordv1.GetResponse{Transaction: m, Zxid: h.zxid()}, nil
 }
 
-// examine adds what the databases say now. What others wait for with which statement is for operators.
+// examine adds what the databases say now of what is not finished. What others wait for with which statement is for
+// operators.
 func (h *handlers) examine(ctx context.Context, id txn.ID, decided bool, m *concordv1.Transaction, operator bool) {
-	var prepared []txn.Branch
+	var unfinished []txn.Branch
 	for _, b := range m.GetBranches() {
 		if b.GetState() == "prepared" {
-			prepared = append(prepared, txn.Branch{No: txn.BranchNo(b.GetNo()), Resource: b.GetResource()})
+			unfinished = append(unfinished, txn.Branch{No: txn.BranchNo(b.GetNo()), Resource: b.GetResource()})
 		}
 	}
-	if len(prepared) == 0 {
+	if len(unfinished) == 0 {
 		return
 	}
-	found := h.node.Examine(ctx, id, decided, prepared)
-	m.Whole = found.Whole
+	found := h.node.Examine(ctx, id, decided, unfinished)
+	m.Whole, m.Expected, m.Missing = found.Whole, numbersOf(found.Expected), numbersOf(found.Missing)
 	for _, b := range m.GetBranches() {
-		if !operator || b.GetState() != "prepared" {
+		seen, asked := found.Branches[txn.BranchNo(b.GetNo())]
+		if !asked || b.GetState() != "prepared" {
 			continue
 		}
-		for _, s := range found.Blocked[txn.BranchNo(b.GetNo())] {
-			b.Blocked = append(b.Blocked,
-				&concordv1.BlockedSession{Session: s.Session, WaitedMs: s.For.Milliseconds(), Statement: s.Statement})
+		switch {
+		case seen.Err != nil:
+			b.Seen, b.Unseen = "unknown", seen.Err.Error()
+		case seen.Prepared:
+			b.Seen = "prepared"
+		case seen.Committed:
+			b.Seen = "committed"
+		default:
+			b.Seen = "gone"
+		}
+		for _, s := range seen.Blocked {
+			if operator {
+				b.Blocked = append(b.Blocked, &concordv1.BlockedSession{Session: s.Session,
+					WaitedMs: s.For.Milliseconds(), Statement: s.Statement})
+			}
 		}
 	}
+}
+
+func numbersOf(branches []txn.BranchNo) (numbers []uint32) {
+	for _, no := range branches {
+		numbers = append(numbers, uint32(no))
+	}
+	return numbers
 }
 
 // transaction is what a view knows of a transaction; nil: nothing.
@@ -94,9 +117,9 @@ func transaction(cluster txn.ClusterID, id txn.ID, v *commit.View) *concordv1.Tr
 // notKnown says what is not known of a transaction, and what cannot be known now.
 func notKnown(id txn.ID, v *commit.View) error {
 	if len(v.Foreign) > 0 {
-		return fmt.Errorf("transaction %v does not belong to this cluster: a resource lists %v, of cluster %v; "+
-			"\"concord recover %v\" says what to do: %w",
-			id, v.Foreign[0], v.Foreign[0].Cluster, id, txn.ErrNotFound)
+		return txn.NotFoundf("transaction %v does not belong to this cluster: a resource lists %v, of cluster %v; "+
+			"\"concord recover %v\" says what to do",
+			id, v.Foreign[0], v.Foreign[0].Cluster, id)
 	}
 	branches, next := "no resource lists a prepared branch of it", "compare the gid with \"concord tx ls\""
 	if len(v.Unlisted) > 0 {
@@ -104,10 +127,10 @@ func notKnown(id txn.ID, v *commit.View) error {
 		next = "run \"concord resource check\""
 	}
 	if v.TooOld {
-		return fmt.Errorf("transaction %v is older than what the cluster remembers, and %s: look into the "+
-			"databases: %w", id, branches, txn.ErrTooOld)
+		return txn.TooOldf("transaction %v is older than what the cluster remembers, and %s: look into the "+
+			"databases", id, branches)
 	}
-	return fmt.Errorf("transaction %v is not known: no decision, and %s; %s: %w", id, branches, next, txn.ErrNotFound)
+	return txn.NotFoundf("transaction %v is not known: no decision, and %s; %s", id, branches, next)
 }
 
 const (
@@ -179,8 +202,8 @@ func parseFilter(r *concordv1.ListRequest, now time.Time) (filter, error) {
 	f := filter{state: r.GetState(), resource: r.GetResource(), limit: int(r.GetLimit())}
 	if !slices.Contains([]string{"", stateInDoubt, stateCommitting, stateAborting, stateCommitted, stateAborted,
 		stateUnrecorded, stateHeuristic}, f.state) {
-		return f, fmt.Errorf("state: %.20q is not one of in-doubt, committing, aborting, committed, aborted, "+
-			"unrecorded, heuristic: %w", f.state, txn.ErrInvalid)
+		return f, txn.Invalidf("state: %.20q is not one of in-doubt, committing, aborting, committed, aborted, "+
+			"unrecorded, heuristic", f.state)
 	}
 	if f.limit == 0 {
 		f.limit = listDefault
@@ -227,9 +250,8 @@ func unfinished(cluster txn.ClusterID, v *commit.View) []*concordv1.Transaction 
 		for i, b := range x.Branches {
 			xid := txn.XID{Cluster: cluster, ID: x.ID, Branch: b.No}
 			state, open := v.Branches[xid]
-			m.Branches[i].Error, m.Branches[i].Attempts = state.Err, uint32(state.Attempts)
-			if open && !state.Due.IsZero() {
-				m.Branches[i].NextAttemptMs = state.Due.UnixMilli()
+			if m.Branches[i].Error = state.Err; open {
+				addTried(m.Branches[i], state.Tried)
 			}
 			switch {
 			case m.Branches[i].State != "": // heuristic
@@ -292,14 +314,24 @@ func addListed(byID map[txn.ID]*concordv1.Transaction, x txn.XID, v *commit.View
 		}
 		byID[x.ID] = m
 	}
-	for _, b := range m.GetBranches() {
-		if b.GetNo() == uint32(x.Branch) {
-			b.State, b.Error = "prepared", v.InDoubt[x].Err
-			return
-		}
+	i := slices.IndexFunc(m.GetBranches(), func(b *concordv1.Branch) bool { return b.GetNo() == uint32(x.Branch) })
+	if i < 0 {
+		i = len(m.GetBranches())
+		m.Branches = append(m.Branches, &concordv1.Branch{No: uint32(x.Branch), Resource: v.InDoubt[x].Resource})
 	}
-	m.Branches = append(m.Branches, &concordv1.Branch{No: uint32(x.Branch), Resource: v.InDoubt[x].Resource,
-		State: "prepared", Error: v.InDoubt[x].Err})
+	m.Branches[i].State, m.Branches[i].Error = "prepared", v.InDoubt[x].Err
+	addTried(m.Branches[i], v.InDoubt[x].Tried)
+}
+
+// addTried adds how far the cluster is with a branch.
+func addTried(b *concordv1.Branch, t commit.Tried) {
+	b.Attempts = uint32(t.Attempts)
+	if !t.Due.IsZero() {
+		b.NextAttemptMs = t.Due.UnixMilli()
+	}
+	if !t.Failed.IsZero() {
+		b.ErrorMs = t.Failed.UnixMilli()
+	}
 }
 
 // protocolOf is the protocol of a transaction as people know it.
@@ -335,7 +367,10 @@ func txnMessage(x txn.Txn) *concordv1.Transaction {
 	m := &concordv1.Transaction{Gid: x.ID.String(), Protocol: protocolOf(x.ID, x.Protocol),
 		StartedMs: x.ID.Time().UnixMilli(), LastResource: x.Last,
 		Branches: api.BranchMessages(x.Branches), Reason: x.Reason, Label: x.Label, Zxid: x.Decided.String(),
-		Outcome: x.Outcome().String()}
+		Outcome: x.Outcome().String(), DecidedBy: x.By.String()}
+	for _, f := range x.Forgets {
+		m.Forgets = append(m.Forgets, &concordv1.Forget{Who: f.Who, Why: f.Why})
+	}
 	for _, h := range x.Heuristics {
 		m.Heuristics = append(m.Heuristics,
 			&concordv1.Heuristic{No: uint32(h.Branch), Outcome: h.Outcome.String(), By: h.By.String(), Who: h.Who,

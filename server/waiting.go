@@ -59,8 +59,7 @@ func mayKnow(caller *access.Caller, resources []string) bool {
 
 func waitersOf(r *concordv1.WaitingRequest) ([]deadlock.Waiter, error) {
 	if n := len(r.GetTransactions()); n > api.MaxWaiting {
-		return nil, fmt.Errorf("transactions: are %d, report at most %d at a time: "+
-			"%w", n, api.MaxWaiting, txn.ErrInvalid)
+		return nil, txn.Invalidf("transactions: are %d, report at most %d at a time", n, api.MaxWaiting)
 	}
 	waiters := make([]deadlock.Waiter, 0, len(r.GetTransactions()))
 	for i, m := range r.GetTransactions() {
@@ -70,8 +69,7 @@ func waitersOf(r *concordv1.WaitingRequest) ([]deadlock.Waiter, error) {
 			return nil, err
 		}
 		if n := len(m.GetBranches()); n > txn.MaxBranches {
-			return nil, fmt.Errorf("%s.branches: are %d: a transaction has at most %d: %w", at, n, txn.MaxBranches,
-				txn.ErrInvalid)
+			return nil, txn.Invalidf("%s.branches: are %d: a transaction has at most %d", at, n, txn.MaxBranches)
 		}
 		w := deadlock.Waiter{ID: id, Voting: m.GetVoting()}
 		for j, b := range m.GetBranches() {
@@ -83,8 +81,8 @@ func waitersOf(r *concordv1.WaitingRequest) ([]deadlock.Waiter, error) {
 				return nil, err
 			}
 			if b.GetResource() == "" || b.GetSession() == "" {
-				return nil, fmt.Errorf("%s: resource or session is empty: leave out a branch whose session has no "+
-					"name: %w", field, txn.ErrInvalid)
+				return nil, txn.Invalidf("%s: resource or session is empty: leave out a branch whose session has no "+
+					"name", field)
 			}
 			w.Branches = append(w.Branches, deadlock.Branch{
 				Session: deadlock.Session{Resource: b.GetResource(), Name: b.GetSession()}, Waits: b.GetWaits()})

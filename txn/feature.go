@@ -30,6 +30,8 @@ const (
 	// LevelHighWater has what the log remembers of databases, and the quarantine of those that are
 	// behind that. It came with LevelAgents.
 	LevelHighWater = LevelAgents
+	// LevelAudit has ActRecord and ActEndRecord: what people do to the cluster.
+	LevelAudit FeatureLevel = 7
 	// LevelLastResource has transactions that a last resource decides: CommitRecord.Last, and the stored
 	// form of class LastResource.
 	LevelLastResource FeatureLevel = 8

@@ -43,6 +43,8 @@ const (
 	kindHighWater
 	kindQuarantine
 	kindAccept
+	kindAct
+	kindActEnd
 	kindLastCommit
 )
 
@@ -326,10 +328,7 @@ func (d *decoder) record() Record {
 	case kindForget:
 		return ForgetRecord{ID: d.id(), Who: d.text(), Why: d.text()}
 	case kindMember:
-		r := MemberRecord{}
-		if b := d.bytes(8); b != nil {
-			r.Node = binary.BigEndian.Uint64(b)
-		}
+		r := MemberRecord{Node: d.uint64()}
 		copy(r.Store[:], d.bytes(len(r.Store)))
 		r.Who, r.Why = d.text(), d.text()
 		return r
@@ -373,6 +372,10 @@ func (d *decoder) record() Record {
 		return QuarantineRecord{Resource: d.text(), Has: d.highWater(), Time: d.time()}
 	case kindAccept:
 		return AcceptRecord{Resource: d.text(), Who: d.text(), Why: d.text(), Time: d.time()}
+	case kindAct:
+		return d.act()
+	case kindActEnd:
+		return d.actEnd()
 	}
 	d.err = true
 	return nil
@@ -396,6 +399,13 @@ func (d *decoder) bytes(n int) []byte {
 func (d *decoder) byte() byte {
 	if b := d.bytes(1); b != nil {
 		return b[0]
+	}
+	return 0
+}
+
+func (d *decoder) uint64() uint64 {
+	if b := d.bytes(8); b != nil {
+		return binary.BigEndian.Uint64(b)
 	}
 	return 0
 }

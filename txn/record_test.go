@@ -69,6 +69,11 @@ func sampleRecords() []Record {
 		QuarantineRecord{Resource: "orders", Time: time.UnixMilli(1_700_000_000_000)},
 		AcceptRecord{Resource: "orders", Who: "ann", Why: "the backup of Sunday",
 			Time: time.UnixMilli(1_700_000_000_001)},
+		ActRecord{Key: 1 << 63, Time: time.UnixMilli(1_700_000_000_000), Kind: ActAbandon, Subject: "ann",
+			Who: "root@db1", Why: "the database was dropped", ID: id, Branch: 2},
+		ActRecord{Key: 2, Time: time.UnixMilli(1_700_000_000_000), Kind: ActAccept, Why: "backup", Resource: "orders"},
+		ActRecord{Time: time.UnixMilli(1_700_000_000_000), Kind: ActLead, Who: "ann", Why: "upgrade", Node: 1 << 40},
+		ActEndRecord{Key: 1 << 63, Outcome: ActRefused, Says: "it is finished"},
 	}
 }
 
@@ -177,6 +182,8 @@ var kinds = map[recordKind]struct {
 	kindHighWater:   {level: LevelHighWater},
 	kindQuarantine:  {level: LevelHighWater},
 	kindAccept:      {level: LevelHighWater},
+	kindAct:         {level: LevelAudit},
+	kindActEnd:      {level: LevelAudit},
 	kindLastCommit:  {level: LevelLastResource},
 }
 

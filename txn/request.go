@@ -26,6 +26,8 @@ type CommitRequest struct {
 	Result   []byte
 	Branches []Branch // numbers and resources unique, in order of No; there may be none
 	Agents   []Agent  // of three phases, and only there: in order of PartyID
+	// Trace is the traceparent of the transaction's span, or empty. It is never stored.
+	Trace string
 }
 
 // Record is what the log is to have of it, if it is decided as asked.

@@ -42,11 +42,13 @@ type Table struct {
 	leases    Leases
 	// remembered is by resource. It is replaced as a whole, never changed.
 	remembered []Remembered
-	open       map[ID]*held
-	witnesses  map[ID]Witness // of the gids that members decide, and have not
-	queue      openQueue
-	unended    int // of what is open: those that have not ended
-	alarming   int // and those with an alarm
+	// acts are the last MaxActs of people, the oldest first. It is replaced as a whole, never changed.
+	acts      []*Act
+	open      map[ID]*held
+	witnesses map[ID]Witness // of the gids that members decide, and have not
+	queue     openQueue
+	unended   int // of what is open: those that have not ended
+	alarming  int // and those with an alarm
 }
 
 // Meta is the part of a Table that is not transactions.
@@ -67,13 +69,16 @@ type Meta struct {
 	// Remembered is what the log remembers of databases, by resource. It is replaced as a whole,
 	// never changed.
 	Remembered []Remembered
+	// Acts are those of people, from LevelAudit on, the oldest first. It is replaced as a whole, never changed.
+	Acts []*Act
 }
 
 // NewTable makes a table from what a store kept: the zero Meta and nothing open for a
 // new one.
 func NewTable(m Meta, open []Txn, a Archive, witnesses ...Witness) *Table {
 	t := &Table{ClusterState: NewClusterState(m), archive: a, watermark: m.Watermark, leases: m.Leases,
-		remembered: m.Remembered, open: make(map[ID]*held, len(open)), witnesses: make(map[ID]Witness, len(witnesses))}
+		remembered: m.Remembered, acts: m.Acts, open: make(map[ID]*held, len(open)),
+		witnesses: make(map[ID]Witness, len(witnesses))}
 	for _, w := range witnesses {
 		t.witnesses[w.ID] = w
 	}
@@ -91,7 +96,8 @@ func NewTable(m Meta, open []Txn, a Archive, witnesses ...Witness) *Table {
 // Meta returns the part of the table that is not transactions.
 func (t *Table) Meta() Meta {
 	return Meta{Cluster: t.cluster, Watermark: t.watermark, Zxid: t.zxid, Digest: t.digest, Stores: t.stores,
-		Level: t.level, Leases: t.leases, Members: t.members, Agents: t.agents, Remembered: t.remembered}
+		Level: t.level, Leases: t.leases, Members: t.members, Agents: t.agents, Remembered: t.remembered,
+		Acts: t.acts}
 }
 
 // TooOld reports whether a transaction without record is so old that its record may
@@ -169,7 +175,10 @@ type Changes struct {
 	// Quarantined and Accepted are resources that are so now.
 	Quarantined []string
 	Accepted    []string
-	Meta        Meta
+	// Acts are new, or ended. Those before ActsFrom, if that is not 0, are to be removed.
+	Acts     []Act
+	ActsFrom uint64
+	Meta     Meta
 
 	touched []ID // open gids, while the fold is under way
 }
@@ -228,6 +237,10 @@ func (t *Table) Apply(at zab.Zxid, data []byte) (Changes, error) {
 			if t.accept(r) {
 				c.Accepted = append(c.Accepted, r.Resource)
 			}
+		case ActRecord:
+			t.act(r, &c)
+		case ActEndRecord:
+			t.endAct(r, &c)
 		case LeaseRecord:
 			t.grant(r, &c)
 		case LeaseEndRecord:
@@ -237,6 +250,7 @@ func (t *Table) Apply(at zab.Zxid, data []byte) (Changes, error) {
 				t.watermark = r.Time
 				c.PurgeBefore = FirstID(r.Time)
 				t.passWitnesses(&c)
+				t.passActs(&c)
 				if mutant.PurgeUnfinished {
 					for _, x := range t.open {
 						if t.TooOld(x.ID) {

@@ -326,6 +326,60 @@ func TestACommitUnderALeaseThatHasEndedIsAnAbort(t *testing.T) {
 	require.True(t, x.Finished())
 }
 
+// The log keeps the last MaxActs acts of people, and each for as long as outcomes.
+func TestActsAreKeptForAWhile(t *testing.T) {
+	r := newReplica()
+	begun := time.UnixMilli(1_700_000_000_000)
+	act := func(key uint64) ActRecord { return ActRecord{Key: key, Kind: ActForget, Who: "ann", Time: begun} }
+	c := r.fold(t, act(1), act(2), ActEndRecord{Key: 1, Outcome: ActRefused, Says: "it is finished"})
+	require.Len(t, c.Acts, 3)
+	before := r.Acts()
+	require.Equal(t, ActRefused, before[0].Outcome)
+	require.Equal(t, "it is finished", before[0].Says)
+	require.Equal(t, ActBegun, before[1].Outcome)
+	r.fold(t, ActEndRecord{Key: 1, Outcome: ActDone}, ActEndRecord{Key: 2, Outcome: ActDone}, ActEndRecord{Key: 3,
+		Outcome: ActDone})
+	require.Equal(t, ActRefused, r.Acts()[0].Outcome, "an act ends once")
+	require.Equal(t, ActDone, r.Acts()[1].Outcome)
+	require.Equal(t, ActBegun, before[1].Outcome, "who has the list of before has it still")
+
+	for range MaxActs / 1000 {
+		var many []Record
+		for range 1000 {
+			many = append(many, act(9))
+		}
+		c = r.fold(t, many...)
+	}
+	require.Len(t, r.Acts(), MaxActs)
+	require.EqualValues(t, 3, r.Acts()[0].No)
+	require.EqualValues(t, 3, c.ActsFrom)
+
+	c = r.fold(t, Watermark{Time: begun})
+	require.Len(t, r.Acts(), MaxActs)
+	require.Zero(t, c.ActsFrom)
+	c = r.fold(t, Watermark{Time: begun.Add(time.Millisecond)})
+	require.Len(t, r.Acts(), 1, "the last one stays, so that numbers go on")
+	require.EqualValues(t, MaxActs+2, c.ActsFrom)
+	r.fold(t, act(10))
+	require.EqualValues(t, MaxActs+3, r.Acts()[1].No)
+}
+
+func FuzzActUnmarshal(f *testing.F) {
+	b, err := Act{No: 7, ActRecord: ActRecord{Key: 1, Time: time.UnixMilli(1_700_000_000_000), Kind: ActAbandon,
+		Subject: "ann", Why: "lost", ID: ID{1}, Branch: 2}, Outcome: ActUnknown,
+		Says: "the leader changed"}.AppendBinary(nil)
+	require.NoError(f, err)
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var a Act
+		if a.UnmarshalBinary(b) == nil {
+			again, err := a.AppendBinary(nil)
+			require.NoError(t, err)
+			require.Equal(t, b, again)
+		}
+	})
+}
+
 func BenchmarkEncodeCommit(b *testing.B) {
 	r := CommitRecord{ID: NewID(time.Now()), Branches: sampleBranches}
 	var buf []byte

@@ -41,7 +41,7 @@ func (b *Branch) Execute(ctx context.Context, s Statement) (Result, error) {
 	for _, a := range s.Args {
 		v, err := toValue(a)
 		if err != nil {
-			return Result{}, err
+			return Result{}, &notSent{err}
 		}
 		r.Arguments = append(r.Arguments, v)
 	}

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,6 +41,7 @@ type session struct {
 	flying bool       // a request is on its way, and may be carried out
 	ended  bool       // no work any more
 	doubt  error      // an answer was lost for good: what the agent holds is not known
+	lacks  error      // why a statement was refused that the branch must not commit without
 	first  error      // what the application was told first
 	failed error      // and last
 	vote   txn.Vote   // once cast
@@ -83,8 +85,8 @@ func (s *session) work(ctx context.Context, what string, send request) (*concord
 	select {
 	case <-s.turn:
 	case <-ctx.Done():
-		return nil, fmt.Errorf("another request is under way in this branch: wait for its answer before you send the "+
-			"next one: %w", context.Cause(ctx))
+		return nil, &notSent{fmt.Errorf("another request is under way in this branch: wait for its answer before you "+
+			"send the next one: %w", context.Cause(ctx))}
 	}
 	defer func() { s.turn <- struct{}{} }()
 	m, err := s.send(ctx, what, send)
@@ -156,7 +158,7 @@ func repeatable(err error) bool {
 // next returns the life and the number of the next piece of work.
 func (s *session) next(ctx context.Context) (life, uint64, error) {
 	s.mu.Lock()
-	l, number, ended, doubt := s.life, s.number+1, s.ended, s.doubt
+	l, number, ended, doubt := s.life, s.number+1, s.ended, cmp.Or(s.doubt, s.lacks)
 	s.mu.Unlock()
 	switch {
 	case ended:
@@ -166,7 +168,7 @@ func (s *session) next(ctx context.Context) (life, uint64, error) {
 	case number == 1:
 		var err error
 		if l, err = s.client.current(ctx); err != nil {
-			return l, 0, err
+			return l, 0, s.refused(err)
 		}
 	}
 	s.mu.Lock()
@@ -178,11 +180,15 @@ func (s *session) next(ctx context.Context) (life, uint64, error) {
 	return l, number, nil
 }
 
-// refused notes that nothing was done, and that the number is not used.
+// refused notes that nothing was done, and that the number is not used. An application that takes no notice of it
+// does not commit without the statement, unless it was told that the branch goes on.
 func (s *session) refused(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.flying = false
+	if !errors.Is(err, ErrNotSent) {
+		s.lacks = err
+	}
 	return err
 }
 
@@ -222,7 +228,7 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 	none := txn.Branch{No: s.xid.Branch, Resource: s.resource}
 	l, touched := s.end()
 	s.mu.Lock()
-	number, digest, doubt := s.number, s.digest, s.doubt
+	number, digest, doubt := s.number, s.digest, cmp.Or(s.doubt, s.lacks)
 	if s.flying {
 		doubt = errUnderWay
 	}
@@ -272,7 +278,7 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 func (s *session) Claim() (holder txn.Party, epoch uint64, claim txn.Claim, err error) {
 	l, touched := s.end()
 	s.mu.Lock()
-	number, digest, doubt := s.number, s.digest, s.doubt
+	number, digest, doubt := s.number, s.digest, cmp.Or(s.doubt, s.lacks)
 	s.mu.Unlock()
 	claim.No = s.xid.Branch
 	switch {

@@ -113,7 +113,7 @@ var messages = []message{
 	}, says: "agent at 10.0.0.1:7430: list orders: it has more than 10000 branches, and no more are shown until " +
 		"some of these have ended"},
 
-	{name: "another request at the same time", is: context.Canceled, meet: func(t *testing.T) error {
+	{name: "another request at the same time", is: ErrNotSent, meet: func(t *testing.T) error {
 		s := new(answers).branch()
 		<-s.turn
 		ctx, cancel := context.WithCancel(t.Context())
@@ -149,6 +149,28 @@ var messages = []message{
 		_, _, err := s.Prepare(t.Context())
 		return err
 	}, says: "orders: a statement is still running: wait for its answer before you commit the transaction"},
+	{name: "a vote without a statement that was refused", meet: func(t *testing.T) error {
+		s := new(answers).branch()
+		_, err := s.work(t.Context(), "execute", func(context.Context, *concordv1.BranchAddress, uint64) (
+			*concordv1.ExecuteResponse, error) {
+			return nil, connect.NewError(connect.CodePermissionDenied, errors.New("no such grant"))
+		})
+		require.NotErrorIs(t, err, ErrNotSent)
+		vote, _, err := s.Prepare(t.Context())
+		require.Equal(t, txn.VoteNo, vote)
+		return err
+	}, says: "orders: agent at 10.0.0.1:7430: execute: no such grant"},
+	{name: "a vote without a statement for which no agent was found", is: txn.ErrUnavailable, meet: func(
+		t *testing.T) error {
+		a := &answers{err: connect.NewError(connect.CodeUnavailable, errors.New("connection refused"))}
+		s := newSession(a.resource().client, "orders", txn.XID{Cluster: 7, ID: txn.NewID(time.Now()), Branch: 3})
+		_, err := (&Branch{s}).Execute(t.Context(), Statement{Text: "get x"})
+		require.NotErrorIs(t, err, ErrNotSent)
+		require.NoError(t, s.Rollback(t.Context()), "it holds nothing")
+		vote, _, err := s.Prepare(t.Context())
+		require.Equal(t, txn.VoteNo, vote)
+		return err
+	}, says: "orders: agent at 10.0.0.1:7430: describe: connection refused"},
 	{name: "a vote of no", meet: voting(&concordv1.PrepareResponse{Vote: "no", Reason: "a statement failed"}),
 		says: "orders: a statement failed"},
 	{name: "a vote of another agent", meet: voting(&concordv1.PrepareResponse{Vote: "yes", Name: "west",
@@ -167,9 +189,11 @@ var messages = []message{
 		a := &answers{finished: &concordv1.FinishResponse{Finish: txn.Contradicted.String()}}
 		return a.branch().Rollback(t.Context())
 	}, says: "orders: somebody has committed the branch: part of the branch may be committed"},
-	{name: "an argument that is none", meet: func(*testing.T) error { _, err := toValue(1i); return err },
-		says: "an argument of type complex128 cannot be sent: use nil, bool, a number, string, []byte, time.Time, " +
-			"agent.Decimal, agent.Time or json.RawMessage"},
+	{name: "an argument that is none", is: ErrNotSent, meet: func(t *testing.T) error {
+		_, err := (&Branch{new(answers).branch()}).Execute(t.Context(), Statement{Args: []any{1i}})
+		return err
+	}, says: "an argument of type complex128 cannot be sent: use nil, bool, a number, string, []byte, time.Time, " +
+		"agent.Decimal, agent.Time or json.RawMessage"},
 }
 
 var anID = regexp.MustCompile(`\b[0-7][0-9A-HJKMNP-TV-Z]{25}\b`)

@@ -22,7 +22,14 @@ type Resource struct {
 	expected adapters.Expectation
 }
 
-var _ adapters.Adapter = (*Resource)(nil)
+var (
+	_ adapters.Adapter   = (*Resource)(nil)
+	_ adapters.Inspector = (*Resource)(nil)
+	_ adapters.Marked    = (*Resource)(nil)
+	_ adapters.Counted   = (*session)(nil)
+	_ adapters.Failing   = (*session)(nil)
+	_ adapters.Reading   = (*session)(nil)
+)
 
 // New connects to a disk.
 func New(name string, disk *Disk) *Resource { return &Resource{name: name, disk: disk} }
@@ -80,8 +87,6 @@ func (r *Resource) Rollback(ctx context.Context, x txn.XID, _ txn.Branch) (txn.F
 	}
 	return r.disk.finish(ctx, x, txn.Abort)
 }
-
-var _ adapters.Marked = (*Resource)(nil)
 
 // Expect implements adapters.Marked.
 func (r *Resource) Expect(c txn.ClusterID, least zab.Zxid) { r.expected.Expect(c, least) }

@@ -358,8 +358,6 @@ SELECT w.trx_mysql_thread_id, b.trx_mysql_thread_id,
  GROUP BY 1, 2, 3 ORDER BY 3, 1, 2 LIMIT %d`
 )
 
-var _ adapters.WaitLister = (*Resource)(nil)
-
 // Waits implements adapters.WaitLister. The server counts in whole seconds.
 func (r *Resource) Waits(ctx context.Context, longer time.Duration) (list []adapters.Wait, err error) {
 	err = r.onServer(ctx, func(c *sql.Conn, s server) error {

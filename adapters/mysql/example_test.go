@@ -5,7 +5,6 @@ package mysql_test
 import (
 	"context"
 	"log"
-	"log/slog"
 
 	sqldriver "github.com/go-sql-driver/mysql"
 
@@ -18,7 +17,6 @@ func ExampleNewConnector() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	config.Logger = mysql.Logger(slog.Default())
 	connector, err := mysql.NewConnector(config)
 	if err != nil {
 		log.Fatal(err)

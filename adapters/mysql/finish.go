@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/internal/mutant"
@@ -28,7 +29,7 @@ func (r *Resource) Rollback(ctx context.Context, x txn.XID, b txn.Branch) (txn.F
 func (r *Resource) finish(ctx context.Context, x txn.XID, b txn.Branch, d txn.Decision) (answer txn.Finish, err error) {
 	ctx, cancel := context.WithTimeout(ctx, finishTime)
 	defer cancel()
-	err = r.onServer(ctx, func(c *sql.Conn, s server) (err error) {
+	err = r.onKnownServer(ctx, func(c *sql.Conn, s server) (err error) {
 		f := finisher{r: r, conn: c, server: s, xid: x, decision: d,
 			evident: b.Evidence == markerEvidence && !r.options.NoMarker}
 		f.claimed, _ = parseHolder(b.Holder)
@@ -52,6 +53,7 @@ type finisher struct {
 	xid      txn.XID
 	decision txn.Decision
 	evident  bool        // the branch left a marker
+	written  bool        // its marker was seen, and was not committed
 	own      bool        // the session of the branch asks, and holder is itself
 	holder   holder      // that holds the branch for certain; zero if nothing proves it
 	claimed  holder      // that somebody says to hold it; zero if nobody does
@@ -69,11 +71,7 @@ var (
 )
 
 func (f *finisher) run(ctx context.Context) (txn.Finish, error) {
-	listed, err := f.listed(ctx, true)
-	if err != nil {
-		return 0, err
-	}
-	found, writer, err := f.marker(ctx)
+	listed, found, writer, err := f.look(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -106,6 +104,26 @@ func (f *finisher) run(ctx context.Context) (txn.Finish, error) {
 	return f.already(found), nil
 }
 
+// look reports whether the branch is there, and what its marker shows. A marker that is written and not committed
+// is that of a branch that has not ended. To abort that is enough, and to commit it is if any list has ever shown
+// the branch as prepared: so the list, which is long when thousands of branches are, is not asked for each.
+func (f *finisher) look(ctx context.Context) (listed bool, found trace, writer holder, err error) {
+	if !f.own {
+		if found, writer, err = f.marker(ctx); err != nil {
+			return false, absent, holder{}, err
+		}
+		f.written = found == pending
+		if f.written && (f.decision == txn.Abort || f.r.listed.has(f.xid)) {
+			return true, found, writer, nil
+		}
+	}
+	if listed, err = f.listed(ctx, true); err != nil {
+		return false, absent, holder{}, err
+	}
+	found, writer, err = f.marker(ctx)
+	return listed, found, writer, err
+}
+
 // mustFence reports whether the session that holds the branch has to go first. For an
 // abort always: it may be about to prepare. For a commit only if the branch hangs on it.
 func (f *finisher) mustFence(listed bool) bool {
@@ -124,11 +142,13 @@ func (f *finisher) fence(ctx context.Context) (listed bool, err error) {
 			return false, err
 		}
 	}
-	listed, err = f.listed(ctx, true)
+	if listed = f.written; !listed { // else whoever ends it now hears whether it was prepared
+		listed, _, _, err = f.look(ctx)
+	}
 	if err != nil || !listed || !f.holder.of(f.server) {
 		return listed, err
 	}
-	return true, f.r.pause(ctx)
+	return true, f.letGo(ctx, f.holder)
 }
 
 // await returns when a session of which nothing proves that it holds the branch cannot hold
@@ -145,7 +165,7 @@ func (f *finisher) await(ctx context.Context) (listed bool, err error) {
 	if alive {
 		return false, errAlive
 	}
-	if err := f.r.pause(ctx); err != nil {
+	if err := f.letGo(ctx, f.claimed); err != nil {
 		return false, err
 	}
 	return f.listed(ctx, true)
@@ -191,6 +211,15 @@ func (f *finisher) end(ctx context.Context) (txn.Finish, error) {
 
 // verify looks whether what the server said has happened.
 func (f *finisher) verify(ctx context.Context) (txn.Finish, error) {
+	found, _, err := f.marker(ctx)
+	switch {
+	case err != nil:
+		return 0, err
+	case found == pending:
+		return 0, errHidden
+	case f.written && (found == committed) == (f.decision == txn.Commit):
+		return txn.Done, nil // what it had written is committed, or gone
+	}
 	listed, err := f.listed(ctx, false)
 	if err != nil {
 		return 0, err
@@ -198,7 +227,7 @@ func (f *finisher) verify(ctx context.Context) (txn.Finish, error) {
 	if listed {
 		return 0, errStillListed
 	}
-	found, _, err := f.marker(ctx)
+	found, _, err = f.marker(ctx)
 	switch {
 	case err != nil:
 		return 0, err
@@ -232,6 +261,9 @@ func (f *finisher) listed(ctx context.Context, presumed bool) (bool, error) {
 	if f.own && isCode(err, codeRMError) {
 		return presumed, nil
 	}
+	if err == nil && !f.own {
+		f.r.listed.set(list)
+	}
 	i := slices.IndexFunc(list, func(p adapters.Prepared) bool { return p.XID == f.xid })
 	if i >= 0 {
 		f.tag = list[i].Last
@@ -255,5 +287,28 @@ func (r *Resource) Recover(ctx context.Context) ([]adapters.Prepared, error) {
 	if err != nil {
 		return nil, fmt.Errorf("recover %s: %w", r.name, advise(err))
 	}
+	r.listed.set(list)
 	return list, nil
+}
+
+// lastList is what was prepared when somebody last looked.
+type lastList struct {
+	mu   sync.Mutex
+	xids map[txn.XID]bool
+}
+
+func (l *lastList) set(list []adapters.Prepared) {
+	xids := make(map[txn.XID]bool, len(list))
+	for _, p := range list {
+		xids[p.XID] = true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.xids = xids
+}
+
+func (l *lastList) has(x txn.XID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.xids[x]
 }

@@ -460,6 +460,33 @@ func TestWithTheFenceNothingIsLost(t *testing.T) {
 	}
 }
 
+// A wave of branches whose sessions have gone waits once for all of them.
+func TestAWaveIsFencedOnce(t *testing.T) {
+	w := newWorld(t, testdb.MariaDB(t))
+	r, rec := w.open(), w.open()
+	pauses := 0
+	rec.pause = func(ctx context.Context) error { pauses++; return awaitDetach(ctx) }
+	branches := map[txn.XID]txn.Branch{}
+	for range 12 {
+		x := newXID()
+		s, b := w.prepared(r, x, x.ID.String())
+		s.link.close()
+		branches[x] = b
+	}
+	commits := 0
+	for x, b := range branches {
+		if commits == len(branches)/2 {
+			require.Equal(t, txn.Done, w.finish(rec, txn.Abort, x, b))
+			continue
+		}
+		commits++
+		require.Equal(t, txn.Done, w.finish(rec, txn.Commit, x, b))
+		w.requireValue(x.ID.String(), 7)
+	}
+	w.requireListed()
+	require.LessOrEqual(t, pauses, 2, "a session may have been there still when the others were looked at")
+}
+
 // race prepares a branch, ends its session and finishes it at the same time, and
 // reports whether it is committed.
 func (w *world) race(r *Resource, x txn.XID, finish func() error) (txn.Branch, bool) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -103,4 +104,97 @@ func (h holder) alive(ctx context.Context, c *sql.Conn, s server) (bool, error) 
 		return false, fmt.Errorf("look up session %d: %w", h.connection, err)
 	}
 	return true, nil
+}
+
+const (
+	// lookTime bounds one look at the sessions that hold branches; the next one goes on.
+	lookTime = 3 * time.Second
+	// goneKept is how many sessions are remembered as gone. One that is forgotten costs a pause.
+	goneKept = 100_000
+)
+
+// gone remembers since when sessions of one life of the server are known to have left the list of connections,
+// so that a wave of branches whose sessions went together waits once for all of them, and not once for each. A
+// connection id is given to nobody else in that life, so what is gone stays gone.
+type gone struct {
+	mu     sync.Mutex
+	start  int64
+	server string
+	since  map[uint64]time.Time // by connection
+	looked time.Time            // when somebody last looked at all of them
+}
+
+// note remembers that a session is gone, and returns since when that is known.
+func (g *gone) note(h holder, now time.Time) time.Time {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.since == nil || g.start != h.start || g.server != h.server || len(g.since) >= goneKept {
+		g.start, g.server, g.since, g.looked = h.start, h.server, map[uint64]time.Time{}, time.Time{}
+	}
+	since, known := g.since[h.connection]
+	if !known {
+		since = now
+		g.since[h.connection] = now
+	}
+	return since
+}
+
+// knows reports whether a session is remembered.
+func (g *gone) knows(h holder) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_, known := g.since[h.connection]
+	return known && g.start == h.start && g.server == h.server
+}
+
+// look reports whether it is time to look at all sessions again. Who is told so has to.
+func (g *gone) look(now time.Time) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if now.Sub(g.looked) < detachTime {
+		return false
+	}
+	g.looked = now
+	return true
+}
+
+// letGo returns when a session that is gone has let go of its branch: at once if it has been gone for long.
+func (f *finisher) letGo(ctx context.Context, h holder) error {
+	now := time.Now()
+	if now.Sub(f.r.gone.note(h, now)) >= detachTime {
+		return nil
+	}
+	if f.r.gone.look(now) {
+		if err := f.lookAround(ctx); err != nil {
+			return err
+		}
+	}
+	return f.r.pause(ctx)
+}
+
+// lookAround notes which of the sessions that hold branches are gone. It does nothing to those that are not.
+func (f *finisher) lookAround(ctx context.Context) error {
+	if f.r.options.NoMarker {
+		return nil
+	}
+	rows, err := readAt(ctx, f.conn, sql.LevelReadUncommitted,
+		fmt.Sprintf("SELECT DISTINCT holder FROM %s WHERE cluster = %d LIMIT %d", tableIn(f.server),
+			uint32(f.xid.Cluster), goneKept))
+	if err != nil {
+		return fmt.Errorf("read the holders of branches: %w", err)
+	}
+	for end := time.Now().Add(lookTime); len(rows) > 0 && time.Now().Before(end); rows = rows[1:] {
+		h, ok := parseHolder(rows[0][0])
+		if !ok || !h.of(f.server) || f.r.gone.knows(h) {
+			continue
+		}
+		alive, err := h.alive(ctx, f.conn, f.server)
+		if err != nil {
+			return err
+		}
+		if !alive {
+			f.r.gone.note(h, time.Now())
+		}
+	}
+	return nil
 }

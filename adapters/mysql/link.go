@@ -114,6 +114,9 @@ func (l *link) setUp(ctx context.Context) (err error) {
 		l.lease = min(l.lease, time.Duration(seconds)*time.Second)
 	}
 	limits := startClean + ", " + l.server.lockLimit(o.LockTimeout) + ", " + l.server.limit("wait_timeout", o.Lease)
+	if l.server.flavor == flavorMariaDB { // where everybody may
+		limits += ", " + keepWarnings
+	}
 	if l.wire.able() {
 		// A statement that travels with an XA START which the server refuses runs outside of
 		// the branch. It must not commit by itself, so that the end of the session undoes it.
@@ -124,6 +127,9 @@ func (l *link) setUp(ctx context.Context) (err error) {
 	}
 	return l.exec(ctx, limits)
 }
+
+// keepWarnings is for a SET SESSION: the server tells only by a warning that a rollback has left something.
+const keepWarnings = "max_error_count = CAST(GREATEST(@@SESSION.max_error_count, 64) AS UNSIGNED)"
 
 // renew makes the session as new: what routines, triggers and views that a branch has used have left in it (variables,
 // user locks, temporary tables) ends with the branch. It reports false if that could not be sent.
@@ -273,13 +279,29 @@ func (l *link) eachAndWarnings(ctx context.Context, commands ...string) (answers
 	if err != nil || last.err != nil || l.wire.able() && last.warnings == 0 {
 		return answers, false // the server keeps older warnings
 	}
-	return answers, slices.ContainsFunc(rows, saysStayed)
+	warnings := last.warnings
+	if !l.wire.able() {
+		warnings = l.countWarnings(ctx)
+	}
+	return answers, warnings > len(rows) || slices.ContainsFunc(rows, saysStayed)
 }
 
-// warnsOfRest reports whether the server said so of the last statement of the session.
+// countWarnings asks how many warnings the last statement had, whether the session keeps their texts (max_error_count)
+// or not.
+func (l *link) countWarnings(ctx context.Context) int {
+	rows, err := rawRows(l.raw)(ctx, "SHOW COUNT(*) WARNINGS")
+	if err != nil || len(rows) != 1 {
+		return 0
+	}
+	n, _ := strconv.Atoi(rows[0][0]) // a number
+	return n
+}
+
+// warnsOfRest reports whether the server said so of the last statement of the session, which has failed: where MariaDB
+// keeps not even that error, it may have.
 func (l *link) warnsOfRest(ctx context.Context) bool {
 	rows, err := rawRows(l.raw)(ctx, "SHOW WARNINGS")
-	return err == nil && slices.ContainsFunc(rows, saysStayed)
+	return err == nil && (len(rows) == 0 && l.server.flavor == flavorMariaDB || slices.ContainsFunc(rows, saysStayed))
 }
 
 func saysStayed(row []string) bool { return len(row) > 1 && row[1] == warningStayed }

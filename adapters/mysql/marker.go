@@ -5,6 +5,7 @@ package mysql
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -196,16 +197,16 @@ func (r *Resource) readMarker(ctx context.Context, c *sql.Conn, s server, x txn.
 	return absent, nil, nil
 }
 
-// readAt asks in a transaction of its own, at an isolation level of its own: the
-// server's default may be any.
+// readAt asks at an isolation level of its own, since the server's default may be any: the level holds for the next
+// transaction, which is the query alone.
 func readAt(ctx context.Context, c *sql.Conn, level sql.IsolationLevel, query string) ([][]string, error) {
-	tx, err := c.BeginTx(ctx, &sql.TxOptions{Isolation: level, ReadOnly: true})
-	if err != nil {
+	if _, err := c.ExecContext(ctx, "SET TRANSACTION ISOLATION LEVEL "+level.String()); err != nil {
 		return nil, err
 	}
-	defer tx.Rollback() //nolint:errcheck // it only read
-	rows, err := tx.QueryContext(ctx, query)
+	rows, err := c.QueryContext(ctx, query)
 	if err != nil {
+		// Nothing says that the level was used up: it must not be that of whatever comes next on the connection.
+		_ = c.Raw(func(any) error { return driver.ErrBadConn }) // returns what it is given
 		return nil, err
 	}
 	return collect(rows)
@@ -273,8 +274,6 @@ func forget(ctx context.Context, c *sql.Conn, s server, ended []txn.XID) error {
 	}
 	return tx.Commit()
 }
-
-var _ adapters.Marked = (*Resource)(nil)
 
 // Expect implements adapters.Marked.
 func (r *Resource) Expect(c txn.ClusterID, least zab.Zxid) { r.expected.Expect(c, least) }

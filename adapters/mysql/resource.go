@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -69,8 +70,11 @@ const (
 	// detachTime is how long a session that has left the list of connections may need to
 	// let go of its branch: MariaDB takes it off the list first.
 	detachTime = time.Second
-	// recoveryConns limits the connections of the recovery half.
-	recoveryConns = 4
+	// recoveryConns limits the connections of the recovery half: whoever lists or probes is not to wait for those
+	// that end branches, of which a node ends eight at a time.
+	recoveryConns = 12
+	// factsAge is for how long what a connection said of its server counts when a branch is ended.
+	factsAge = time.Second
 )
 
 // Resource is one database of a MySQL or MariaDB server.
@@ -87,10 +91,19 @@ type Resource struct {
 	// decisionsReady: it has room for those of last resources
 	decisionsReady atomic.Bool
 
-	pause func(ctx context.Context) error // waits for detachTime
+	listed lastList
+	facts  facts
+	gone   gone                            // sessions that held branches
+	pause  func(ctx context.Context) error // waits for detachTime
 }
 
-var _ adapters.Adapter = (*Resource)(nil)
+var (
+	_ adapters.Adapter    = (*Resource)(nil)
+	_ adapters.Inspector  = (*Resource)(nil)
+	_ adapters.Logging    = (*Resource)(nil)
+	_ adapters.Marked     = (*Resource)(nil)
+	_ adapters.WaitLister = (*Resource)(nil)
+)
 
 // New makes a resource of an application's own connector, best one of NewConnector. It
 // opens no connection yet.
@@ -104,7 +117,7 @@ func NewWithOptions(name string, c driver.Connector, o Options) *Resource {
 	r := &Resource{name: name, connector: c, options: o, pool: newPool(o), pause: awaitDetach}
 	r.db = sql.OpenDB(limitedConnector{c, o.LockTimeout})
 	r.db.SetMaxOpenConns(recoveryConns)
-	r.db.SetMaxIdleConns(recoveryConns / 2)
+	r.db.SetMaxIdleConns(recoveryConns)
 	r.db.SetConnMaxIdleTime(time.Minute)
 	return r
 }
@@ -186,6 +199,47 @@ func (r *Resource) onServer(ctx context.Context, do func(*sql.Conn, server) erro
 		return err
 	}
 	return do(c, s)
+}
+
+// facts are what connections of the recovery half said of their servers a moment ago: to end one branch after the
+// other, nobody asks for each.
+type facts struct {
+	mu sync.Mutex
+	of map[any]fact // by the driver's connection
+}
+
+type fact struct {
+	server server
+	at     time.Time
+}
+
+// onKnownServer is onServer for one of many calls that follow one another.
+func (r *Resource) onKnownServer(ctx context.Context, do func(*sql.Conn, server) error) error {
+	c, err := r.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var key any
+	if err := c.Raw(func(own any) error { key = own; return nil }); err != nil {
+		return err
+	}
+	now := time.Now()
+	r.facts.mu.Lock()
+	known, ok := r.facts.of[key]
+	r.facts.mu.Unlock()
+	if !ok || now.Sub(known.at) > factsAge {
+		if known.server, err = askServer(ctx, sqlRows(c)); err != nil {
+			return err
+		}
+		r.facts.mu.Lock()
+		if len(r.facts.of) >= 2*recoveryConns || r.facts.of == nil { // most are of connections that are gone
+			r.facts.of = map[any]fact{}
+		}
+		r.facts.of[key] = fact{known.server, now}
+		r.facts.mu.Unlock()
+	}
+	return do(c, known.server)
 }
 
 // Tx returns the branch of g to work in, opening it at first use.

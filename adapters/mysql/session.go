@@ -66,6 +66,7 @@ type session struct {
 }
 
 var (
+	_ adapters.Counted = (*session)(nil)
 	_ adapters.Failing = (*session)(nil)
 	_ adapters.Reading = (*session)(nil)
 	_ adapters.Waiting = (*session)(nil)

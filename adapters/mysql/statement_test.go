@@ -379,8 +379,21 @@ var statementStories = []story{
 					w.requireAbsent("trans")
 				}
 			}
+			// Also where the session keeps no warnings.
+			s := w.begin(r, newXID())
+			require.NoError(t, w.send(w.tx(s), "SET max_error_count = 0", false))
+			require.NoError(t, w.send(w.tx(s), "INSERT INTO stays_MyISAM VALUES (1)", false))
+			require.NoError(t, write(w.ctx, s, "trans", 1))
+			require.ErrorIs(t, s.Rollback(w.ctx), adapters.ErrTorn)
+			s = w.begin(w.openCut(w.DSN(database)+"&max_error_count=0", &cutter{}, plain), newXID())
+			require.NoError(t, w.send(w.tx(s), "INSERT INTO stays_MyISAM VALUES (1)", false))
+			require.ErrorIs(t, s.Rollback(w.ctx), adapters.ErrTorn)
 			// And of nothing else.
-			s := w.work(r, newXID(), "trans")
+			s = w.work(r, newXID(), "trans")
+			require.NoError(t, s.Rollback(w.ctx))
+			s = w.begin(r, newXID())
+			require.NoError(t, w.send(w.tx(s), "SET max_error_count = 0", false))
+			require.NoError(t, write(w.ctx, s, "trans", 1))
 			require.NoError(t, s.Rollback(w.ctx))
 		}
 		report, err := w.open().Check(w.ctx)

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -21,17 +22,21 @@ import (
 // travels with the first statement, and the end of the work with XA PREPARE. Each
 // stays a command of its own: the mode of several statements in one stays off.
 //
-// The driver writes nothing to standard error; see Logger.
+// The driver writes nothing to standard error: what it says goes to the logger of the client that uses the resource
+// (concord.WithLogger), unless the configuration has one of its own.
 //
 // Sessions that are encrypted or compressed, and those of networks that were registered
 // with the driver, work as with any other connector.
 func NewConnector(cfg *sqldriver.Config) (driver.Connector, error) {
 	cfg = cfg.Clone()
-	cfg.Logger = quiet(cfg)
+	log := &clientLog{}
+	if cfg.Logger == nil || cfg.Logger == sqldriver.NewConfig().Logger {
+		cfg.Logger = log
+	}
 	dial := cfg.DialFunc
 	if dial == nil {
 		if cfg.Net != "" && cfg.Net != "tcp" && cfg.Net != "unix" {
-			return sqldriver.NewConnector(cfg)
+			return logging(cfg, log)
 		}
 		dial = (&net.Dialer{}).DialContext
 	}
@@ -46,7 +51,7 @@ func NewConnector(cfg *sqldriver.Config) (driver.Connector, error) {
 		}
 		return c, err
 	}
-	return sqldriver.NewConnector(cfg)
+	return logging(cfg, log)
 }
 
 // wireKey is how connect asks NewConnector's connections for their wire.
@@ -274,20 +279,41 @@ func warningsOf(rest []byte) int {
 	return int(binary.LittleEndian.Uint16(rest[2:]))
 }
 
-// Logger makes the driver log to l what it finds wrong with a connection, for Config.Logger; best to the
-// logger that concord.WithLogger has. Without it NewConnector keeps the driver from writing to standard
-// error: whatever it finds is an error of some call as well.
-func Logger(l *slog.Logger) sqldriver.Logger { return logger{l} }
+// Logger makes the driver log to l what it finds wrong with a connection, for Config.Logger: for connectors that
+// something else wraps, so that the client's logger does not reach the driver, or to keep the two apart.
+func Logger(l *slog.Logger) sqldriver.Logger {
+	log := &clientLog{}
+	log.to.Store(l)
+	return log
+}
 
-type logger struct{ log *slog.Logger }
+// clientLog is what the driver logs to; nil: nobody listens, and whatever it finds is an error of some call as well.
+type clientLog struct{ to atomic.Pointer[slog.Logger] }
 
 // Print implements the driver's interface.
-func (l logger) Print(v ...any) { l.log.Warn("the MySQL driver: " + fmt.Sprint(v...)) }
-
-// quiet returns the configuration's logger, or one that is silent in the place of the driver's default.
-func quiet(cfg *sqldriver.Config) sqldriver.Logger {
-	if cfg.Logger == nil || cfg.Logger == sqldriver.NewConfig().Logger {
-		return &sqldriver.NopLogger{}
+func (l *clientLog) Print(v ...any) {
+	if to := l.to.Load(); to != nil {
+		to.Warn("the MySQL driver: " + fmt.Sprint(v...))
 	}
-	return cfg.Logger
+}
+
+// loggingConnector is a connector whose driver can be told where to log to.
+type loggingConnector struct {
+	driver.Connector
+	log *clientLog
+}
+
+func logging(cfg *sqldriver.Config, log *clientLog) (driver.Connector, error) {
+	c, err := sqldriver.NewConnector(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return loggingConnector{c, log}, nil
+}
+
+// LogTo implements adapters.Logging.
+func (r *Resource) LogTo(l *slog.Logger) {
+	if c, ok := r.connector.(loggingConnector); ok {
+		c.log.to.Store(l)
+	}
 }

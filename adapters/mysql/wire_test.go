@@ -354,8 +354,9 @@ func TestTheDriverLogsToWhomItIsTold(t *testing.T) {
 	require.NoError(t, sqldriver.SetLogger(Logger(slog.New(slog.NewTextHandler(&byDefault, nil)))))
 	t.Cleanup(func() { require.NoError(t, sqldriver.SetLogger(was)) })
 	onEach(t, func(t *testing.T, w *world) {
-		var told notes
-		for _, chosen := range []sqldriver.Logger{nil, Logger(slog.New(slog.NewTextHandler(&told, nil)))} {
+		to := func(n *notes) *slog.Logger { return slog.New(slog.NewTextHandler(n, nil)) }
+		var told, client, unheard notes
+		for i, chosen := range []sqldriver.Logger{nil, nil, Logger(to(&told))} {
 			cfg, err := sqldriver.ParseDSN(w.DSN(database))
 			require.NoError(t, err)
 			if chosen != nil {
@@ -364,6 +365,9 @@ func TestTheDriverLogsToWhomItIsTold(t *testing.T) {
 			c, err := NewConnector(cfg)
 			require.NoError(t, err)
 			r := New("bank", c)
+			if i > 0 {
+				r.LogTo(to([]*notes{&client, &unheard}[i-1]))
+			}
 			s := w.work(r, newXID(), "logged")
 			w.kill(s)
 			require.Error(t, write(w.ctx, s, "logged", 2))
@@ -371,6 +375,8 @@ func TestTheDriverLogsToWhomItIsTold(t *testing.T) {
 			require.NoError(t, r.Close())
 		}
 		require.Empty(t, byDefault.String())
+		require.Contains(t, client.String(), `level=WARN msg="the MySQL driver: `)
 		require.Contains(t, told.String(), `level=WARN msg="the MySQL driver: `)
+		require.Empty(t, unheard.String(), "the application has chosen where it goes")
 	})
 }

@@ -24,7 +24,11 @@ type Resource struct {
 	closed atomic.Bool
 }
 
-var _ adapters.Adapter = (*Resource)(nil)
+var (
+	_ adapters.Adapter = (*Resource)(nil)
+	_ adapters.Failing = (*session)(nil)
+	_ adapters.Reading = (*session)(nil)
+)
 
 // New makes a store of the application's own take part. It undoes what a crash left
 // unprepared before it returns. The application closes db, after the resource.

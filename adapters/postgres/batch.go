@@ -17,6 +17,7 @@ type batch struct {
 	pgx.BatchResults
 	session *session
 	st      sqltext.Statement
+	unsent  bool  // the server has not got it
 	over    error // once it is closed
 	failed  error // what a callback of the application returned
 }
@@ -59,7 +60,7 @@ func (b *batch) Tx() pgx.Tx { return nil }
 func (b *batch) Exec() (tag pgconn.CommandTag, err error) {
 	err = b.call(func() (err error) {
 		tag, err = b.BatchResults.Exec()
-		b.session.note(sqltext.Statement{}, tag, err)
+		b.note(sqltext.Statement{}, tag, err)
 		return err
 	}, reading)
 	return tag, err
@@ -69,7 +70,7 @@ func (b *batch) Query() (pgx.Rows, error) {
 	var found pgx.Rows
 	if err := b.call(func() (err error) {
 		if found, err = b.BatchResults.Query(); err != nil {
-			b.session.note(sqltext.Statement{}, pgconn.CommandTag{}, err)
+			b.note(sqltext.Statement{}, pgconn.CommandTag{}, err)
 		}
 		return err
 	}, reading); err != nil {
@@ -87,11 +88,7 @@ func (b *batch) Close() error {
 	err := b.call(func() error {
 		closing := b.BatchResults.Close()
 		err := cmp.Or(b.failed, closing)
-		if early := (pgx.ErrPreprocessingBatch{}); errors.As(err, &early) {
-			b.session.noteDirect(b.st, pgconn.CommandTag{}, err)
-		} else {
-			b.session.note(b.st, pgconn.CommandTag{}, err)
-		}
+		b.note(b.st, pgconn.CommandTag{}, err)
 		return err
 	}, free)
 	if b.over == nil {
@@ -102,6 +99,15 @@ func (b *batch) Close() error {
 		return nil
 	}
 	return err
+}
+
+// note is that of the session.
+func (b *batch) note(st sqltext.Statement, tag pgconn.CommandTag, err error) {
+	if b.unsent {
+		b.session.noteDirect(st, tag, err)
+	} else {
+		b.session.note(st, tag, err)
+	}
 }
 
 var errBatchClosed = errors.New("the batch is closed already")

@@ -363,8 +363,6 @@ select w.pid, (extract(epoch from w.backend_start) * 1000000)::bigint, w.waitsta
        and p.database = current_database() and starts_with(p.gid, 'concord-')
  order by w.waitstart, w.pid, b.pid limit $2::int`
 
-var _ adapters.WaitLister = (*Resource)(nil)
-
 // Waits implements adapters.WaitLister. Sessions that the login may not see are left out.
 func (r *Resource) Waits(ctx context.Context, longer time.Duration) (list []adapters.Wait, err error) {
 	err = r.with(ctx, func(conn *pgx.Conn) error {

@@ -59,7 +59,8 @@
 // What changed no table is not yet a read: NOTIFY, LISTEN and the like show outside, and no
 // query tells whether a transaction did them. A branch whose every text is a plain read
 // (SELECT and the like, with functions that are known) is rolled back at its vote, and is
-// read-only. Any other is prepared, which the server refuses
+// read-only. LOCK and advisory locks are no reads: they keep others out until the whole has ended. Any
+// other is prepared, which the server refuses
 // after NOTIFY, LISTEN, WITH HOLD, temporary tables and work in foreign tables; so a function that nobody
 // knows, or an UPDATE that found nothing, costs a branch that only read a PREPARE. So does serializable
 // isolation, where only a commit says that what was read is true, and no commit may come before the

@@ -92,7 +92,7 @@ var messages = []message{
 	{"the name of another branch", explained(preparing, "42710"),
 		answered + "42710); a branch of this name is prepared already: run the work in a new global transaction"},
 	{"what cannot be prepared", explained(preparing, "0A000"),
-		answered + "0A000); keep temporary tables, LISTEN, NOTIFY and WITH HOLD cursors out of the branch"},
+		answered + "0A000); keep what the message names out of the branch: PostgreSQL cannot prepare it"},
 	{"a branch of another database", explained(finishing, "0A000"),
 		answered + "0A000); the branch belongs to another database of this server: point the resource at that one"},
 	{"a mistake of the adapter", explained(finishing, "25001"),
@@ -197,7 +197,7 @@ var messages = []message{
 	{"a temporary table", voted(func(b *bank, s *session) { b.do(s, "create temporary table passing (k int)") }),
 		`postgres "bank": prepare XID: ERROR: cannot PREPARE a transaction that has operated on temporary objects ` +
 			`(SQLSTATE 0A000); ` +
-			"keep temporary tables, LISTEN, NOTIFY and WITH HOLD cursors out of the branch"},
+			"keep what the message names out of the branch: PostgreSQL cannot prepare it"},
 	{"a broken connection", voted(func(b *bank, s *session) {
 		b.do(s, "select 1")
 		_ = s.pgx.PgConn().Conn().Close()

@@ -96,7 +96,7 @@ func nextStep(op operation, err error) string {
 	case op == preparing && code == "42710":
 		return "a branch of this name is prepared already: run the work in a new global transaction"
 	case op == preparing && code == "0A000":
-		return "keep temporary tables, LISTEN, NOTIFY and WITH HOLD cursors out of the branch"
+		return "keep what the message names out of the branch: PostgreSQL cannot prepare it"
 	case op == finishing && code == "0A000":
 		return "the branch belongs to another database of this server: point the resource at that one"
 	case op == finishing && code == "25001":

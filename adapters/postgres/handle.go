@@ -240,6 +240,7 @@ func (h *handle) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 		var native pgx.Tx
 		if native, err = h.native(ctx); err == nil {
 			answers.BatchResults = native.SendBatch(ctx, &pgx.Batch{QueuedQueries: queued})
+			answers.unsent = !s.pgx.PgConn().IsBusy()
 		}
 	}
 	if err != nil {

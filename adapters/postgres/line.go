@@ -213,7 +213,7 @@ func (s *session) refuse(why error) error {
 // branch must not commit without it, even if the application takes no notice of what it
 // was told. The caller holds mu.
 func (s *session) neverSent(why, told error) {
-	if s.failure == nil {
+	if s.failure == nil || !s.unsent && !s.aborted {
 		s.failure, s.unsent, s.failedAt = why, true, len(s.savepoints)
 	}
 	s.told = told

@@ -158,6 +158,52 @@ func TestAStatementBesideAnOpenResultIsRefusedAndMissed(t *testing.T) {
 		b.do(s, "rollback to b")
 		require.ErrorContains(t, b.votesNo(s, ""), "never sent")
 	})
+	t.Run("one that was set again in a text with others does not", func(t *testing.T) {
+		s, _ := b.work()
+		b.do(s, "savepoint a")
+		_, err := handleOf(t, s).Exec(b.ctx, "select $1::int, $2::int", 1)
+		require.Error(t, err)
+		b.do(s, "release a; savepoint a")
+		b.do(s, "rollback to a")
+		require.ErrorContains(t, b.votesNo(s, ""), "never sent")
+	})
+}
+
+// unwritten cannot be rewritten.
+type unwritten struct{}
+
+func (unwritten) RewriteQuery(context.Context, *pgx.Conn, string, []any) (string, []any, error) {
+	return "", nil, errors.New("cannot be rewritten")
+}
+
+func TestABranchDoesNotCommitWithoutABatchThatWasNeverSent(t *testing.T) {
+	b := newBank(t)
+	over, cancel := context.WithCancel(b.ctx)
+	cancel()
+	insert := func(ctx context.Context, tx pgx.Tx, args ...any) pgx.BatchResults {
+		batch := &pgx.Batch{}
+		batch.Queue("insert into account values ($1, 1)", args...)
+		return tx.SendBatch(ctx, batch)
+	}
+	for name, ignored := range map[string]func(pgx.Tx) error{
+		"closed": func(tx pgx.Tx) error { return insert(over, tx, "never").Close() },
+		"read": func(tx pgx.Tx) error {
+			results := insert(over, tx, "never")
+			_, err := results.Exec()
+			return errors.Join(err, results.Close())
+		},
+		"not rewritten": func(tx pgx.Tx) error { return insert(b.ctx, tx, unwritten{}).Close() },
+		"behind a value that nobody could read": func(tx pgx.Tx) error {
+			var n int
+			require.Error(t, tx.QueryRow(b.ctx, "select 'x'").Scan(&n))
+			return insert(over, tx, "never").Close()
+		},
+	} {
+		s, x := b.work()
+		require.NoError(t, insert(b.ctx, handleOf(t, s), x.ID.String()+"-2").Close(), "the server knows the text now")
+		require.Error(t, ignored(handleOf(t, s)), name)
+		require.ErrorContains(t, b.votesNo(s, ""), "a statement was never sent", name)
+	}
 }
 
 func TestRollbackWhileTheApplicationWorks(t *testing.T) {

@@ -227,8 +227,6 @@ func forgetIn(ctx context.Context, tx pgx.Tx, xs []txn.XID) error {
 	return err
 }
 
-var _ adapters.Marked = (*Resource)(nil)
-
 // Expect implements adapters.Marked.
 func (r *Resource) Expect(c txn.ClusterID, least zab.Zxid) { r.expected.Expect(c, least) }
 

@@ -43,7 +43,12 @@ type Resource struct {
 	trust          security.ServerTrust // of Open
 }
 
-var _ adapters.Adapter = (*Resource)(nil)
+var (
+	_ adapters.Adapter    = (*Resource)(nil)
+	_ adapters.Inspector  = (*Resource)(nil)
+	_ adapters.Marked     = (*Resource)(nil)
+	_ adapters.WaitLister = (*Resource)(nil)
+)
 
 // Option changes a default of New.
 type Option func(*Resource)
@@ -88,7 +93,11 @@ func Open(ctx context.Context, name, dsn string, options ...Option) (*Resource, 
 	if err != nil {
 		return nil, err
 	}
-	const connectTimeout, idle = 5 * time.Second, 5 * time.Minute
+	// A node ends eight branches at a time, and whoever lists or probes is not to wait for them.
+	const connectTimeout, idle, conns = 5 * time.Second, 5 * time.Minute, 12
+	if !strings.Contains(dsn, "pool_max_conns") {
+		config.MaxConns = conns
+	}
 	if config.ConnConfig.ConnectTimeout == 0 {
 		config.ConnConfig.ConnectTimeout = connectTimeout
 	}

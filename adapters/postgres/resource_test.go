@@ -343,7 +343,8 @@ func TestNamesAreReadAsTheyAreWritten(t *testing.T) {
 var steps = []string{
 	"make the recovery login", "grant the login", "this server is a standby", "set max_prepared_transactions",
 	"somebody else is finishing",
-	"raise max_prepared_transactions", "a branch of this name", "keep temporary tables", "belongs to another database",
+	"raise max_prepared_transactions", "a branch of this name", "keep what the message names",
+	"belongs to another database",
 	"run the global transaction again",
 	"please report", "check user, password", "has no free connection", "check that the server runs",
 }
@@ -439,7 +440,7 @@ func TestTheNextStepBelongsToTheOperation(t *testing.T) {
 		"55000": {preparing: "max_prepared_transactions above 0", finishing: "somebody else"},
 		"53200": {preparing: "raise max_prepared_transactions"},
 		"42710": {preparing: "of this name"},
-		"0A000": {preparing: "keep temporary tables", finishing: "another database"},
+		"0A000": {preparing: "keep what the message names", finishing: "another database"},
 		"25006": {finishing: "standby"},
 		"25001": {finishing: "please report"},
 		"40001": {preparing: "again", committing: "again"},

@@ -87,6 +87,7 @@ type session struct {
 	told     error             // the last error of a statement, as the application got it
 	failure  error             // the first error since the transaction was last healthy
 	unsent   bool              // failure is of a statement that the server never got
+	aborted  bool              // the transaction has failed, as far as the server said
 	failedAt int               // how many savepoints there were
 	reader   bool              // declared to be read only
 	borrowed bool              // large objects hold on to native
@@ -100,7 +101,13 @@ type session struct {
 	nested     int      // how many of them the handles set
 }
 
-var _ adapters.Waiting = (*session)(nil)
+var (
+	_ adapters.Counted  = (*session)(nil)
+	_ adapters.Failing  = (*session)(nil)
+	_ adapters.Levelled = (*session)(nil)
+	_ adapters.Reading  = (*session)(nil)
+	_ adapters.Waiting  = (*session)(nil)
+)
 
 // Open implements adapters.Opener. The branch gets a connection of the pool; its
 // transaction opens with its first statement.
@@ -217,6 +224,10 @@ func (s *session) note(st sqltext.Statement, tag pgconn.CommandTag, err error) {
 	status := pg.TxStatus()
 	if pg.IsBusy() { // the server has not said yet how it is after this
 		status = 0
+	}
+	s.aborted = status == 'E'
+	if st.Points { // also if it failed: what comes before has been done
+		s.savepoints, s.failedAt = nil, 0
 	}
 	if tag.String() == "COMMIT" || tag.String() == "PREPARE TRANSACTION" && s.number == "" {
 		s.torn = true

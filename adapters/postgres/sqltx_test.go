@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"log"
 	"runtime"
 	"strings"
 	"testing"
@@ -14,8 +15,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord"
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/adaptertest"
 	"github.com/concordtx/concord/txn"
@@ -293,5 +296,47 @@ func TestCopyThroughAStatementIsRefused(t *testing.T) {
 				"the pgx.Tx that Resource.Tx returns")
 			b.votesNo(s, "")
 		})
+	}
+}
+
+// A pgx.Tx is what code that sqlc has generated wants: New(pg).
+func ExampleResource_Tx() {
+	ctx := context.Background()
+	var c *concord.Client // of concord.Dial
+	pool, err := pgxpool.New(ctx, "postgres://app@127.0.0.1/orders")
+	if err != nil {
+		log.Fatal(err)
+	}
+	orders := New("orders", pool)
+	err = c.Run(ctx, func(ctx context.Context, tx *concord.Tx) error {
+		pg, err := orders.Tx(ctx, tx)
+		if err != nil {
+			return err
+		}
+		_, err = pg.Exec(ctx, "update account set cents = cents - $1, gid = $2 where id = $3", 500, tx.ID(), "alice")
+		return err
+	})
+	if err != nil {
+		log.Print(err)
+	}
+}
+
+// An ORM works in the branch when it is handed the *sql.Tx. Handed its own pool it would work beside the transaction,
+// and what it does there is not undone.
+func ExampleResource_SQLTx() {
+	var c *concord.Client // of concord.Dial
+	var orders *Resource  // of New
+	err := c.Run(context.Background(), func(ctx context.Context, tx *concord.Tx) error {
+		db, err := orders.SQLTx(ctx, tx)
+		if err != nil {
+			return err
+		}
+		// With gorm: gorm.Open(gormpostgres.New(gormpostgres.Config{Conn: db})). examples/orm has the others.
+		var cents int64
+		return db.QueryRowContext(ctx, "update account set cents = cents - $1 where id = $2 returning cents", 500,
+			"alice").Scan(&cents)
+	})
+	if err != nil {
+		log.Print(err)
 	}
 }

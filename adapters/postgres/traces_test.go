@@ -80,7 +80,7 @@ func TestNothingOfABranchThatWroteNothingIsSeenUnlessTheWholeCommits(t *testing.
 				require.Equal(t, c.vote, vote, "%v", err)
 				if c.vote == txn.VoteNo {
 					require.Equal(t, c.code, sqlState(err))
-					require.ErrorContains(t, err, "keep temporary tables, LISTEN, NOTIFY")
+					require.ErrorContains(t, err, "keep what the message names out of the branch")
 				}
 				require.Empty(t, heard())
 				switch {

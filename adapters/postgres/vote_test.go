@@ -133,7 +133,7 @@ func TestWhatCannotBePreparedVotesNo(t *testing.T) {
 			}
 			err := b.votesNo(s, c.code)
 			if c.code == "0A000" {
-				require.ErrorContains(t, err, "keep temporary tables")
+				require.ErrorContains(t, err, "keep what the message names")
 			}
 			_, found := b.value(x.ID.String())
 			require.False(t, found)
@@ -216,9 +216,8 @@ func TestBranchThatWroteNothingVotesReadOnly(t *testing.T) {
 	seed, x := b.work()
 	require.NoError(t, seed.CommitOnePhase(b.ctx))
 	for name, sql := range map[string]string{
-		"nothing":                "",
-		"reads":                  "select count(*) from account",
-		"transaction-level lock": "select pg_advisory_xact_lock(1)",
+		"nothing": "",
+		"reads":   "select count(*) from account",
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := b.begin(newXID())
@@ -239,6 +238,24 @@ func TestBranchThatWroteNothingVotesReadOnly(t *testing.T) {
 		require.Equal(t, "55P03", sqlState(err))
 		require.NoError(t, s.Rollback(b.ctx))
 	})
+	for sql, waits := range map[string]string{
+		"select pg_advisory_xact_lock(1)":        "select pg_advisory_xact_lock_shared(1)",
+		"select pg_try_advisory_xact_lock(1)":    "select pg_advisory_xact_lock_shared(1)",
+		"lock table account in exclusive mode":   "lock table account in exclusive mode",
+		"lock table account in row share mode":   "lock table account in exclusive mode",
+		"select pg_advisory_xact_lock_shared(1)": "select pg_advisory_xact_lock(1)",
+	} {
+		t.Run("what keeps others out is kept: "+sql, func(t *testing.T) {
+			s := b.begin(newXID())
+			b.do(s, sql)
+			b.prepare(s)
+			_, err := b.admin.Exec(b.ctx, "begin; set local lock_timeout = 10; "+waits+"; commit")
+			require.Equal(t, "55P03", sqlState(err))
+			require.NoError(t, s.Rollback(b.ctx))
+			_, err = b.admin.Exec(b.ctx, waits)
+			require.True(t, err == nil || sqlState(err) == "25P01", "%v", err) // LOCK wants a transaction
+		})
+	}
 }
 
 // A branch that wrote is never taken for one that did not, whatever the way it wrote.

@@ -32,7 +32,16 @@ import (
 // program is the concord that nodes run, which TestMain builds.
 var program string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) {
+	if order := os.Getenv(doomedEnv); order != "" {
+		if err := runDoomed(context.Background(), order, os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(run(m))
+}
 
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "concord-bench-test-")
@@ -52,7 +61,7 @@ func run(m *testing.M) int {
 // command runs one command line in this process, with the nodes of program unless it names others.
 func command(t *testing.T, args ...string) (stdout string, err error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	var out, errs bytes.Buffer
 	root := newRoot(&out, &errs)
@@ -349,4 +358,20 @@ func TestDoorsComparesCertificatesWithNone(t *testing.T) {
 	require.Positive(t, r.PlainPerSecond)
 	require.Equal(t, 20, r.IdleClients)
 	require.NotEmpty(t, r.LoadOfTheMachine)
+}
+
+func TestDrivenComparesEveryWay(t *testing.T) {
+	_, file := databases(t)
+	out, err := command(t, "driven", "--config", file, "--workers", "4", "--duration", "300ms", "--rounds", "1",
+		"--dir", t.TempDir(), "-o", "json")
+	require.NoError(t, err)
+	var r drivenResult
+	fields(t, out, &r)
+	require.Equal(t, r.SumExpected, r.Sum)
+	require.Len(t, r.Ways, 5)
+	for _, w := range r.Ways {
+		require.Positive(t, w.PerSecond, w.Name)
+		require.Zero(t, w.Errors+w.Unknown, "%s: %s", w.Name, w.Failure)
+	}
+	require.InDelta(t, 1, r.Ways[1].RatioToSDK, 1e-9)
 }

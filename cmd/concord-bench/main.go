@@ -19,7 +19,12 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := newRoot(os.Stdout, os.Stderr).ExecuteContext(ctx)
+	var err error
+	if order := os.Getenv(doomedEnv); order != "" {
+		err = runDoomed(ctx, order, os.Stdin, os.Stdout)
+	} else {
+		err = newRoot(os.Stdout, os.Stderr).ExecuteContext(ctx)
+	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(terminal.Harmless(os.Stderr), "concord-bench: "+err.Error())
@@ -60,6 +65,6 @@ func newRoot(out, errw io.Writer) *cobra.Command {
 	flags.StringVar(&c.concord, "concord", "",
 		"the program concord, which the nodes run (default: the one beside this program, or else in PATH)")
 	root.AddCommand(c.transferCommand(), c.decisionsCommand(), c.failoverCommand(), c.historyCommand(),
-		c.doorsCommand())
+		c.doorsCommand(), c.drivenCommand(), c.recoveryCommand())
 	return root
 }

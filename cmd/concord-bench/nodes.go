@@ -41,6 +41,7 @@ type nodes struct {
 	members []replica.Member
 	clients map[zab.NodeID]*api.Client // one for each node, to ask exactly that one
 	certs   security.Dir               // empty: they ask nobody who he is
+	maxAge  time.Duration              // of a transaction; 0: the default
 
 	mu      sync.Mutex
 	running map[zab.NodeID]*nodeProcess
@@ -79,18 +80,22 @@ func findConcord(named string) (string, error) {
 // startNodes returns when the nodes have a leader and all follow it. The caller stops them. named is
 // the program that they run, see findConcord.
 func startNodes(ctx context.Context, named, dir string, resources []config.Resource) (*nodes, error) {
-	return startNodesBehind(ctx, "", named, dir, resources)
+	return startNodesWith(ctx, &nodes{}, named, dir, resources)
 }
 
 // startNodesBehind is startNodes with the certificates of a directory, where the client benchClients[0] has one.
 func startNodesBehind(ctx context.Context, certs security.Dir, named, dir string,
 	resources []config.Resource) (*nodes, error) {
-	program, err := findConcord(named)
-	if err != nil {
+	return startNodesWith(ctx, &nodes{certs: certs}, named, dir, resources)
+}
+
+// startNodesWith is startNodes of nodes that have certs and maxAge.
+func startNodesWith(ctx context.Context, n *nodes, named, dir string,
+	resources []config.Resource) (_ *nodes, err error) {
+	if n.program, err = findConcord(named); err != nil {
 		return nil, err
 	}
-	n := &nodes{program: program, dir: dir, clients: map[zab.NodeID]*api.Client{}, certs: certs,
-		running: map[zab.NodeID]*nodeProcess{}}
+	n.dir, n.clients, n.running = dir, map[zab.NodeID]*api.Client{}, map[zab.NodeID]*nodeProcess{}
 	who, err := n.credentials()
 	if err != nil {
 		return nil, err
@@ -128,6 +133,10 @@ func (n *nodes) configure(m replica.Member, resources []config.Resource) error {
 		members = append(members, dict{"id": o.ID, "peer": o.Peer, "api": o.API})
 	}
 	for _, r := range resources {
+		if r.Driver == "agent" {
+			databases = append(databases, dict{"name": r.Name, "driver": r.Driver, "addr": r.Addr})
+			continue
+		}
 		dsn, err := r.Secret()
 		if err != nil {
 			return err
@@ -136,6 +145,9 @@ func (n *nodes) configure(m replica.Member, resources []config.Resource) error {
 			"tls": r.TLS, "tls_ca": r.TLSCA})
 	}
 	file["members"], file["resources"] = members, databases
+	if n.maxAge > 0 {
+		file["transaction"] = dict{"max_age": n.maxAge.String()}
+	}
 	if n.certs != "" {
 		var grants []dict
 		for _, name := range benchClients {
@@ -164,28 +176,49 @@ func (n *nodes) file(id zab.NodeID, kind string) string {
 }
 
 func (n *nodes) start(id zab.NodeID) error {
-	log, err := os.OpenFile(n.file(id, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	p, err := startProcess(exec.Command(n.program, "serve", "--config", n.file(id, "yaml")), n.file(id, "log"))
 	if err != nil {
-		return err
-	}
-	defer log.Close()
-	cmd := exec.Command(n.program, "serve", "--config", n.file(id, "yaml"))
-	cmd.Stdout, cmd.Stderr = log, log
-	// The file says it all.
-	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "CONCORD_") })
-	// Ctrl+C is meant for this process, which stops the nodes when it has no more use for them.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start node %v: %w", id, err)
 	}
-	p := &nodeProcess{cmd: cmd, ended: make(chan struct{})}
 	n.mu.Lock()
 	n.running[id] = p
 	n.mu.Unlock()
+	return nil
+}
+
+// startProcess starts a process of concord that appends to a log. Its file says all that it needs to know.
+func startProcess(cmd *exec.Cmd, logFile string) (*nodeProcess, error) {
+	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "CONCORD_") })
+	// Ctrl+C is meant for this process, which stops the others when it has no more use for them.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	p := &nodeProcess{cmd: cmd, ended: make(chan struct{})}
 	go func() {
 		_ = cmd.Wait() // how it ended is in its log, and does not matter once it is stopped
 		close(p.ended)
 	}()
+	return p, nil
+}
+
+// end sends a signal and returns when the process is gone.
+func (p *nodeProcess) end(with syscall.Signal) error {
+	if err := p.cmd.Process.Signal(with); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-p.ended:
+	case <-time.After(stopTimeout):
+		_ = p.cmd.Process.Kill() // it may be gone by now
+		<-p.ended
+	}
 	return nil
 }
 
@@ -198,14 +231,8 @@ func (n *nodes) end(id zab.NodeID, with syscall.Signal) error {
 	if !ok {
 		return fmt.Errorf("node %v does not run", id)
 	}
-	if err := p.cmd.Process.Signal(with); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := p.end(with); err != nil {
 		return fmt.Errorf("end node %v: %w", id, err)
-	}
-	select {
-	case <-p.ended:
-	case <-time.After(stopTimeout):
-		_ = p.cmd.Process.Kill() // it may be gone by now
-		<-p.ended
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -27,7 +27,10 @@ import (
 const settleTimeout = 30 * time.Second
 
 // benchAccounts are in each database: so many that two transfers rarely meet.
-const benchAccounts = 100_000
+const (
+	benchTable    = "concord_bench_account"
+	benchAccounts = 100_000
+)
 
 // transferResult is the contract of "transfer -o json". The baseline is the plain
 // loop; ratios are concord's transfers per second to those of the baseline, by round.
@@ -194,7 +197,7 @@ func twoDatabases(file string) (*config.Node, []config.Resource, error) {
 func openBanks(ctx context.Context, banks *[2]bank.Bank, chosen []config.Resource, workers int) error {
 	for i, r := range chosen {
 		// Two more: somebody counts what is prepared, and somebody adds up.
-		k, err := bank.OpenSQL(ctx, r, bank.Ledger{Table: "concord_bench_account", Accounts: benchAccounts,
+		k, err := bank.OpenSQL(ctx, r, bank.Ledger{Table: benchTable, Accounts: benchAccounts,
 			Conns: workers + 2})
 		if err != nil {
 			return fmt.Errorf("bank %s: %w", r.Name, err)

@@ -80,7 +80,8 @@ var locked = []message{
 	{name: "a limit of time that is none", line: serving, file: with("node: 1", "node: 1\nlimits: {body: 1ms}"),
 		says: "FILE: limits.body: 1ms is not a duration from 1s to 1h", code: terminal.ExitUsage},
 	{name: "an administrator for everybody", line: serving, file: with("node: 1", "node: 1\nadmin: {listen: ':7422'}"),
-		says: "FILE: admin.listen: :7422 can be reached from outside, and asks nobody who he is: give an address of " +
+		says: "FILE: admin.listen: :7422 can be reached from outside, and asks nobody for their identity: " +
+			"give an address of " +
 			"this machine alone, such as 127.0.0.1:7422", code: terminal.ExitUsage},
 
 	{name: "cert alone", line: "cert", says: `say what to make: "concord cert --help" shows it`,

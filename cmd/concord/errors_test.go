@@ -57,8 +57,12 @@ func (n *node) Status(context.Context, *concordv1.StatusRequest) (*concordv1.Sta
 	return n.status, n.refuses
 }
 
-func (n *node) Recover(context.Context, *concordv1.RecoverRequest) (*concordv1.RecoverResponse, error) {
-	return n.recover, n.refuses
+func (n *node) Recover(_ context.Context, _ *concordv1.RecoverRequest,
+	stream *connect.ServerStream[concordv1.RecoverResponse]) error {
+	if n.refuses != nil {
+		return n.refuses
+	}
+	return stream.Send(n.recover)
 }
 
 func (n *node) CheckResource(context.Context, *concordv1.CheckResourceRequest) (*concordv1.CheckResourceResponse,
@@ -309,6 +313,10 @@ var messages = []message{
 	{name: "no leader", line: "status --addr NODE", tells: func(n *node) { n.status = &concordv1.StatusResponse{} },
 		says: "the cluster has no leader that this node knows of: a majority of the voters must run and reach each " +
 			"other", code: terminal.ExitUnavailable},
+	{name: "a reason to look", line: "recover --reason curious",
+		says: "--reason goes with --apply: to look needs none", code: terminal.ExitUsage},
+	{name: "retry no branch", line: "tx retry --branch 256 " + aGID,
+		says: `--branch 256 is not the number of a branch, as in "concord tx get"`, code: terminal.ExitUsage},
 	{name: "a branch remains", line: "recover --addr NODE", tells: func(n *node) {
 		n.recover = &concordv1.RecoverResponse{Actions: []*concordv1.RecoverAction{{Gid: aGID, Action: "leave"}}}
 	}, says: "1 prepared branch remains", code: terminal.ExitInDoubt},
@@ -391,7 +399,8 @@ var withoutRow = map[string]string{
 	"the agents have decided %v about %v, and the cluster says %v: " +
 		"this is a bug, please report it": impossible,
 	"the three nodes found no leader in 30 s": measured,
-	"\"certs_dir\" protects this process only when it is started again, and until then it asks nobody who he is: " +
+	"\"certs_dir\" protects this process only when it is started again, and until then it asks " +
+		"nobody for their identity: " +
 		"restart it now": reloaded,
 	"api.tls: %s is for %v, and this node is %v: give a certificate that was made for it": "wants certificates: " +
 		"TestFilesThatAreElsewhere in cmd/internal/config",

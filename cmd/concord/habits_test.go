@@ -236,19 +236,19 @@ func TestTheSchemaSaysWhatIsPrinted(t *testing.T) {
 		"status": statusJSON{}, "tx ls": listJSON{}, "tx get": txJSON{}, "tx wait": txJSON{}, "recover": []actionJSON{},
 		"resource ls": []resourceJSON{}, "resource check": []reportJSON{}, "member ls": []memberJSON{},
 		"member add": memberJSON{}, "version": version{}, "cert ls": []security.Listed{},
-		"token ls": []security.TokenEntry{},
+		"token ls": []security.TokenEntry{}, "audit ls": auditJSON{},
 	} {
 		defs[command] = schemaOf(reflect.TypeOf(printed))
 	}
 	for command, fields := range map[string][]string{
 		"tx resolve": {"gid", "decision", "zxid"}, "tx forget": {"gid", "forgotten"},
 		"tx settle": {"gid", "no", "outcome", "zxid"}, "member remove": {"removed"}, "member replace": {"replaced"},
-		"lead": {"leader"},
+		"lead": {"leader"}, "tx retry": {"gid", "branches"},
 	} {
 		properties := map[string]any{}
 		for _, name := range fields {
 			kind := "string"
-			if slices.Contains([]string{"no", "removed", "replaced", "leader"}, name) {
+			if slices.Contains([]string{"no", "removed", "replaced", "leader", "branches"}, name) {
 				kind = "integer"
 			}
 			properties[name] = map[string]any{"type": kind}
@@ -335,4 +335,73 @@ func TestEveryCommandIsExplained(t *testing.T) {
 		assert.True(t, strings.Contains(documents.String(), path), "%s: say in README or docs/ what it is for", path)
 	}
 	walk(root)
+}
+
+const nasty = "a\x1b]0;owned\x07b\u009b2Jc\u202ed\u200be\U000e0041f\ng\th\r"
+
+// hostile is a cluster whose databases say what they should not.
+var hostile = struct {
+	status  *concordv1.StatusResponse
+	tx      *concordv1.Transaction
+	recover recovered
+}{
+	status: &concordv1.StatusResponse{Known: true, Warnings: []string{nasty}, Resources: []*concordv1.ResourceStatus{
+		{Name: nasty, Driver: nasty, Error: nasty, Identity: nasty, OwnError: nasty + "!"}, {Name: "billing"}}},
+	tx: &concordv1.Transaction{Gid: "01JD2M8Q4ZK3W6T9V0X5Y7ABCR", Label: nasty, Reason: nasty,
+		Branches: []*concordv1.Branch{
+			{Resource: nasty, Evidence: nasty, Holder: nasty, Error: nasty}},
+		Heuristics: []*concordv1.Heuristic{{Who: nasty, Why: nasty}},
+		Forgets:    []*concordv1.Forget{{Who: nasty, Why: nasty}},
+		Acts:       []*concordv1.Act{{Subject: nasty, Who: nasty + "!", Reason: nasty, Says: nasty}}},
+	recover: recovered{warnings: []string{nasty}, whole: nasty,
+		actions: []actionJSON{{Resource: nasty, Why: nasty, Error: nasty}}},
+}
+
+func TestWhatDatabasesSayIsHarmlessOnATerminal(t *testing.T) {
+	for _, output := range []string{"table", "json"} {
+		var out, errs bytes.Buffer
+		c := &cli{out: terminal.Harmless(&out), err: terminal.Harmless(&errs), output: output}
+		require.NoError(t, c.printStatus(statusOf(hostile.status)))
+		require.NoError(t, c.printList(&concordv1.ListResponse{Transactions: []*concordv1.Transaction{hostile.tx},
+			Warnings: []string{nasty}}))
+		require.NoError(t, c.printTx(txOf(hostile.tx, time.Now())))
+		require.Error(t, c.printRecover(hostile.recover))
+		require.NoError(t, c.printAudit(&concordv1.AuditResponse{Acts: hostile.tx.GetActs()}))
+		require.NoError(t, c.printReports([]reportJSON{{Name: nasty, Driver: nasty, Version: nasty, Error: nasty,
+			Findings: []findingJSON{{What: nasty, Detail: nasty, Fix: nasty}}}}))
+		for _, r := range out.String() + errs.String() {
+			require.False(t, r != '\n' && api.Hidden(r), "%q in\n%q", r, out.String()+errs.String())
+		}
+		if output == "table" {
+			require.NotContains(t, out.String(), "f\ng", "a row is one line")
+			require.Contains(t, errs.String(), `\u001b]0;owned\u0007`, "and is shown")
+		}
+	}
+}
+
+func TestWhatIsToBeChangedCanBePasted(t *testing.T) {
+	var out bytes.Buffer
+	c := &cli{out: terminal.Harmless(&out), output: "table"}
+	require.NoError(t, c.printReports([]reportJSON{{Name: "orders", OK: true,
+		Findings: []findingJSON{{What: "t", Detail: "not there yet", Fix: "CREATE TABLE t (\n  a bigint\n)"}}}}))
+	require.Contains(t, out.String(), "-> CREATE TABLE t ( a bigint )\n")
+}
+
+// A recovery comes in pieces: plans first, and what was carried out once more.
+func TestARecoveryIsSummedUpAsItComes(t *testing.T) {
+	r := recovered{apply: true, at: map[string]int{}}
+	add := func(actions ...*concordv1.RecoverAction) { r.add(&concordv1.RecoverResponse{Actions: actions}) }
+	add(&concordv1.RecoverAction{Gid: "B", Resource: "orders", Action: "commit"},
+		&concordv1.RecoverAction{Gid: "A", Resource: "orders", Action: "commit"},
+		&concordv1.RecoverAction{Gid: "A", No: 1, Resource: "billing", Action: "leave"})
+	require.Equal(t, "["+strings.Repeat(" ", 30)+"] 0 of 2 branches", r.bar())
+	add(&concordv1.RecoverAction{Gid: "B", Resource: "orders", Action: "commit", Result: "done"})
+	require.Equal(t, "["+strings.Repeat("=", 15)+strings.Repeat(" ", 15)+"] 1 of 2 branches", r.bar())
+	add(&concordv1.RecoverAction{Gid: "A", Resource: "orders", Action: "commit", Result: "failed", Error: "gone"})
+	require.Equal(t, "["+strings.Repeat("=", 30)+"] 2 of 2 branches", r.bar())
+	var out, errs bytes.Buffer
+	err := (&cli{out: &out, err: &errs, output: "table"}).printRecover(r)
+	require.EqualError(t, err, "2 prepared branches remain")
+	require.Regexp(t, `(?s)A +1 +billing +leave.*A +0 +orders +commit +failed: gone.*B +0 +orders +commit +done`,
+		out.String())
 }

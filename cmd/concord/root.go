@@ -82,9 +82,8 @@ func newRoot(in io.Reader, out, errw io.Writer) *cobra.Command {
 	flags.StringVarP(&c.output, "output", "o", "table", "table or json")
 	flags.DurationVar(&c.timeout, "timeout", 10*time.Second, "how long to try before giving up")
 	root.AddCommand(c.demoCommand(), c.serveCommand(), c.agentCommand(), c.statusCommand(), c.checkCommand(),
-		c.txCommand(), c.recoverCommand(), c.resourceCommand(), c.memberCommand(), c.leadCommand(), c.certCommand(),
-		c.tokenCommand(),
-		c.benchCommand(), c.manCommand(), c.versionCommand())
+		c.txCommand(), c.recoverCommand(), c.resourceCommand(), c.memberCommand(), c.leadCommand(), c.auditCommand(),
+		c.certCommand(), c.tokenCommand(), c.benchCommand(), c.manCommand(), c.versionCommand())
 	return root
 }
 

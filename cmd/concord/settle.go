@@ -4,10 +4,12 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
@@ -121,4 +123,44 @@ func branchArg(arg string) (gid string, no uint32, err error) {
 		return "", 0, terminal.Usagef("%v", err)
 	}
 	return gid, uint32(branch), nil
+}
+
+func (c *cli) txRetryCommand() *cobra.Command {
+	var branch int
+	cmd := &cobra.Command{
+		Use: "retry GID", Short: "Have the cluster try at once to finish a transaction", Args: gidArg,
+		Long: "A branch that could not be finished is tried again after a pause that grows to half a minute, or\n" +
+			"when its database is seen to be back. This ends the pause. It decides nothing, and does not wait for\n" +
+			"the result: see \"concord tx get\". Exit code 3 no such transaction, 5 there is nothing to try.",
+		Example: "  concord tx retry 01JD7Z0B6Q4YV3M2T1S0R9P8N0\n" +
+			"  concord tx retry 01JD7Z0B6Q4YV3M2T1S0R9P8N0 --branch 2",
+		ValidArgsFunction: c.completeFirst(c.gids),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := &concordv1.RetryRequest{Gid: args[0]}
+			if cmd.Flags().Changed("branch") {
+				if branch < 0 || branch > math.MaxUint8 {
+					return terminal.Usagef("--branch %d is not the number of a branch, as in \"concord tx get\"",
+						branch)
+				}
+				req.No = proto.Uint32(uint32(branch))
+			}
+			client, err := c.dial()
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			r, err := client.Retry(cmd.Context(), req)
+			if err != nil {
+				return err
+			}
+			if c.output == "json" {
+				return c.printJSON(map[string]any{"gid": args[0], "branches": r.GetBranches()})
+			}
+			fmt.Fprintf(c.out, "%s: %s tried now; see \"concord tx get %[1]s\"\n", args[0],
+				terminal.Plural(int(r.GetBranches()), "branch is", "branches are"))
+			return nil
+		},
+	}
+	cmd.Flags().IntVar(&branch, "branch", 0, "only this one")
+	return cmd
 }

@@ -73,7 +73,8 @@ func TestReloadSetsTheLogLevelAndNamesTheRest(t *testing.T) {
 	// A node that listens to everybody says so when its file says that it does not.
 	said.Reset()
 	running = reload(running, load("node: 1", "node: 1\ncerts_dir: /etc/concord/certs"), level, doors, mayDrop, log)
-	const protects = "protects this process only when it is started again, and until then it asks nobody who he is: " +
+	const protects = "protects this process only when it is started again, and until then it asks " +
+		"nobody for their identity: " +
 		"restart it now"
 	require.Contains(t, said.String(), protects)
 	require.Contains(t, doors.Warnings(1)[0], protects)

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,6 +37,21 @@ type txJSON struct {
 	Whole      string          `json:"whole,omitempty"`
 	Next       string          `json:"next,omitempty"`
 	Heuristics []heuristicJSON `json:"heuristics,omitempty"`
+	// DecidedBy is client, cluster or operator; Decided is there for an operator's decision.
+	DecidedBy string       `json:"decided_by,omitempty"`
+	Decided   *time.Time   `json:"decided,omitempty"`
+	Forgets   []forgetJSON `json:"forgets,omitempty"`
+	Acts      []actJSON    `json:"acts,omitempty"`
+	// Expected are the branches that it has, as the prepared ones say, and Missing those that no database has.
+	Expected []uint32 `json:"expected,omitempty"`
+	Missing  []uint32 `json:"missing,omitempty"`
+}
+
+type forgetJSON struct {
+	Who string `json:"who"`
+	Why string `json:"why"`
+	// Time is not kept of those of earlier releases.
+	Time *time.Time `json:"time,omitempty"`
 }
 
 type branchJSON struct {
@@ -45,10 +61,15 @@ type branchJSON struct {
 	Evidence string `json:"evidence"`
 	Holder   string `json:"holder,omitempty"`
 	Error    string `json:"error,omitempty"`
-	Attempts uint32 `json:"attempts,omitempty"`
+	// Failed is when the last attempt did.
+	Failed   *time.Time `json:"failed,omitempty"`
+	Attempts uint32     `json:"attempts,omitempty"`
 	// NextAttempt is when the cluster tries again.
 	NextAttempt *time.Time    `json:"next_attempt,omitempty"`
 	Blocked     []blockedJSON `json:"blocked,omitempty"`
+	// Seen is what its database says of it now, or unknown, and Unseen why.
+	Seen   string `json:"seen,omitempty"`
+	Unseen string `json:"unseen,omitempty"`
 }
 
 type blockedJSON struct {
@@ -64,6 +85,8 @@ type heuristicJSON struct {
 	Who       string `json:"who"`
 	Why       string `json:"why"`
 	Forgotten bool   `json:"forgotten"`
+	// Time is kept of what operators say.
+	Time *time.Time `json:"time,omitempty"`
 }
 
 func txOf(m *concordv1.Transaction, now time.Time) txJSON {
@@ -78,10 +101,35 @@ func txOf(m *concordv1.Transaction, now time.Time) txJSON {
 	for _, h := range m.GetHeuristics() {
 		x.Heuristics = append(x.Heuristics,
 			heuristicJSON{No: h.GetNo(), Outcome: h.GetOutcome(), By: h.GetBy(), Who: h.GetWho(), Why: h.GetWhy(),
-				Forgotten: h.GetForgotten()})
+				Forgotten: h.GetForgotten(), Time: timeOf(h.GetTimeMs())})
 	}
+	for _, f := range m.GetForgets() {
+		x.Forgets = append(x.Forgets, forgetJSON{Who: f.GetWho(), Why: f.GetWhy(), Time: timeOf(f.GetTimeMs())})
+	}
+	for _, a := range m.GetActs() {
+		x.Acts = append(x.Acts, actOf(a))
+	}
+	x.Expected, x.Missing = m.GetExpected(), m.GetMissing()
+	x.DecidedBy, x.Decided = m.GetDecidedBy(), timeOf(m.GetDecidedMs())
 	x.Whole, x.Next = m.GetWhole(), nextStep(x)
 	return x
+}
+
+// timeOf is a time of the API; nil if there is none.
+func timeOf(ms int64) *time.Time {
+	if ms == 0 {
+		return nil
+	}
+	at := time.UnixMilli(ms).UTC()
+	return &at
+}
+
+// atTime is a time in a sentence; empty if there is none.
+func atTime(at *time.Time) string {
+	if at == nil {
+		return ""
+	}
+	return " at " + at.Format(time.RFC3339)
 }
 
 // listJSON is the contract of "tx ls -o json".
@@ -96,7 +144,7 @@ func (c *cli) txCommand() *cobra.Command {
 		Args: terminal.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(c.txListCommand(), c.txGetCommand(), c.txWaitCommand(), c.txResolveCommand(),
-		c.txSettleCommand(), c.txForgetCommand())
+		c.txRetryCommand(), c.txSettleCommand(), c.txForgetCommand())
 	return cmd
 }
 
@@ -211,7 +259,7 @@ func (c *cli) printTx(x txJSON) error {
 		fmt.Fprintf(c.out, "last      %s decides it, by its own commit\n", terminal.Cell(x.Last))
 	}
 	if x.Zxid != "" && x.Zxid != "0.0" {
-		fmt.Fprintf(c.out, "decided   at zxid %s\n", x.Zxid)
+		fmt.Fprintf(c.out, "decided   by %s%s, at zxid %s\n", x.DecidedBy, atTime(x.Decided), x.Zxid)
 	}
 	if x.Label != "" {
 		fmt.Fprintf(c.out, "label     %s\n", terminal.Cell(x.Label))
@@ -233,16 +281,25 @@ func (c *cli) printTx(x txJSON) error {
 			if b.NextAttempt != nil {
 				next = "in " + terminal.Age(time.Until(*b.NextAttempt))
 			}
-			rows = append(rows, []string{fmt.Sprint(b.No), b.Resource, b.State, terminal.OrDash(b.Evidence),
-				terminal.OrDash(b.Holder), attempts, next, terminal.OrDash(b.Error)})
+			last := terminal.OrDash(b.Error)
+			if b.Failed != nil {
+				last += " (" + terminal.Age(time.Since(*b.Failed)) + " ago)"
+			}
+			rows = append(rows, []string{fmt.Sprint(b.No), b.Resource, b.State, terminal.OrDash(b.Seen),
+				terminal.OrDash(b.Evidence), terminal.OrDash(b.Holder), attempts, next, last})
 		}
 		if err := terminal.PrintTable(c.out,
-			[]string{"NO", "RESOURCE", "STATE", "EVIDENCE", "HOLDER", "FAILED", "NEXT TRY", "LAST ERROR"},
+			[]string{"NO", "RESOURCE", "STATE", "IN ITS DATABASE", "EVIDENCE", "HOLDER", "FAILED", "NEXT TRY",
+				"LAST ERROR"},
 			rows); err != nil {
 			return err
 		}
 	}
 	for _, b := range x.Branches {
+		if b.Unseen != "" {
+			fmt.Fprintf(c.out, "\nwhat %s has of branch %d, and who waits for it, is unknown: %s\n",
+				terminal.Cell(b.Resource), b.No, terminal.Cell(b.Unseen))
+		}
 		for _, s := range b.Blocked {
 			fmt.Fprintf(c.out, "\nbranch %d at %s keeps %s waiting, for %s: %s\n", b.No, b.Resource,
 				terminal.Cell(s.Session), s.Waited, terminal.Cell(s.Statement))
@@ -253,8 +310,21 @@ func (c *cli) printTx(x txJSON) error {
 		if h.Forgotten {
 			dealt = " (forgotten)"
 		}
-		fmt.Fprintf(c.out, "\nbranch %d: %s, says %s: %s%s\n", h.No, h.Outcome, terminal.Cell(h.Who),
+		fmt.Fprintf(c.out, "\nbranch %d: %s, says %s%s: %s%s\n", h.No, h.Outcome, terminal.Cell(h.Who), atTime(h.Time),
 			terminal.Cell(h.Why), dealt)
+	}
+	for _, f := range x.Forgets {
+		fmt.Fprintf(c.out, "\nforgotten by %s%s: %s\n", terminal.Cell(f.Who), atTime(f.Time), terminal.Cell(f.Why))
+	}
+	if err := c.printActs(x.Acts); err != nil {
+		return err
+	}
+	if len(x.Expected) > 0 {
+		missing := "which of them are missing is not known"
+		if len(x.Missing) > 0 || strings.HasPrefix(x.Whole, "yes") {
+			missing = "missing: " + joined(x.Missing)
+		}
+		fmt.Fprintf(c.out, "\nbranches  expected: %s; %s\n", joined(x.Expected), missing)
 	}
 	if x.Whole != "" {
 		fmt.Fprintf(c.out, "\nis every branch there? %s\n", terminal.Cell(x.Whole))
@@ -263,6 +333,14 @@ func (c *cli) printTx(x txJSON) error {
 		fmt.Fprintf(c.out, "\nnext: %s\n", x.Next)
 	}
 	return nil
+}
+
+func joined(numbers []uint32) string {
+	texts := make([]string, len(numbers))
+	for i, n := range numbers {
+		texts[i] = fmt.Sprint(n)
+	}
+	return cmp.Or(strings.Join(texts, ", "), "none")
 }
 
 const unrecordedHint = "two or more databases will never commit it, but one alone may have, of which the cluster " +
@@ -465,7 +543,8 @@ func operator() string {
 
 func branchOf(b *concordv1.Branch, now time.Time) branchJSON {
 	j := branchJSON{No: b.GetNo(), Resource: b.GetResource(), State: b.GetState(),
-		Evidence: b.GetEvidence(), Holder: b.GetHolder(), Error: b.GetError(), Attempts: b.GetAttempts()}
+		Evidence: b.GetEvidence(), Holder: b.GetHolder(), Error: b.GetError(), Attempts: b.GetAttempts(),
+		Failed: timeOf(b.GetErrorMs()), Seen: b.GetSeen(), Unseen: b.GetUnseen()}
 	if at := time.UnixMilli(b.GetNextAttemptMs()).UTC(); b.GetNextAttemptMs() > 0 && at.After(now) {
 		j.NextAttempt = &at
 	}
@@ -490,11 +569,11 @@ func nextStep(x txJSON) string {
 			"--abort --reason TEXT", x.GID)
 	case failing >= 0 && (x.State == "committing" || x.State == "aborting"):
 		b := x.Branches[failing]
-		return fmt.Sprintf("concord resource check %s; to try at once: concord recover --apply %s; if its database "+
+		return fmt.Sprintf("concord resource check %s; to try at once: concord tx retry %s; if its database "+
 			"is lost for good: concord tx settle %s/%d --abandon --reason TEXT",
 			b.Resource, x.GID, x.GID, b.No)
 	case x.State == "committing" || x.State == "aborting":
-		return fmt.Sprintf("nothing: the cluster finishes it; to do it at once: concord recover --apply %s", x.GID)
+		return fmt.Sprintf("nothing: the cluster finishes it; to do it at once: concord tx retry %s", x.GID)
 	}
 	return ""
 }

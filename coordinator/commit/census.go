@@ -34,6 +34,9 @@ func (c *Census) Missing() (missing []txn.BranchNo) {
 	return missing
 }
 
+// HasCommitted reports whether a branch that is not prepared is known to be committed.
+func (c *Census) HasCommitted(no txn.BranchNo) bool { return has(c.Committed, no) }
+
 func has(branches []txn.Branch, no txn.BranchNo) bool {
 	return slices.ContainsFunc(branches, func(b txn.Branch) bool { return b.No == no })
 }

@@ -163,7 +163,7 @@ func (c *Machine) onCommitAsked(e CommitAsked) {
 		return
 	}
 	l := c.wait(e.Request, e.ID)
-	l.seen = l.seen || len(e.Branches) > 0
+	l.seen, l.trace = l.seen || len(e.Branches) > 0, cmp.Or(e.Trace, l.trace)
 	// From here on the answer must be a decision, not a mere refusal: an earlier try of the
 	// same request may be on its way into the log through another leader.
 	err := c.leaseEnded(e.ID)
@@ -389,6 +389,8 @@ func (c *Machine) answerKey(e KeyAsked) {
 	} else if use, ok := c.table.Key(e.Key); ok {
 		r.Key = &use
 		r.Txn, _ = c.table.Get(use.ID)
+	} else {
+		r.Claimed = c.claimKey(e.Key, e.Claim)
 	}
 	c.reply(r)
 }

@@ -259,7 +259,7 @@ func (c *Machine) assignReady(ready *readyBranches, s slot, left int) int {
 		c.core.Spend(1)
 		x := heap.Pop(ready).(readyBranch).x
 		if b := c.unfinished(x); b != nil {
-			c.assign(Task{XID: x, Branch: *b.Branch, Decision: b.of.core.Decision(), Again: s.again})
+			c.assign(Task{XID: x, Branch: *b.Branch, Decision: b.of.core.Decision(), Again: s.again, Trace: b.of.trace})
 		}
 	}
 	return left

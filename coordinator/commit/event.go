@@ -26,11 +26,12 @@ type OutcomeAsked struct {
 	txn.Inquiry
 }
 
-// KeyAsked asks which transaction was committed under an idempotency key, if any. Any member may be
-// asked.
+// KeyAsked asks which transaction was committed under an idempotency key, if any, and claims the key at the leader if
+// none was. Any member may be asked.
 type KeyAsked struct {
 	Request uint64
 	Key     string
+	Claim   KeyClaim
 }
 
 // ResolveAsked is an operator's decision for a transaction that has none.
@@ -65,6 +66,15 @@ type EndAsked struct {
 	Prepared adapters.Prepared
 	Decision txn.Decision
 	Who, Why string
+}
+
+// RetryAsked is an operator's wish that the branches of a transaction, or One of them, are tried now that wait to be
+// tried again.
+type RetryAsked struct {
+	Request uint64
+	ID      txn.ID
+	One     bool
+	Branch  txn.BranchNo
 }
 
 // ViewAsked asks for a linearizable look at one transaction. With a zero ID it asks for all
@@ -161,6 +171,7 @@ func (ResolveAsked) IsEvent() {}
 func (ForgetAsked) IsEvent()  {}
 func (SettleAsked) IsEvent()  {}
 func (EndAsked) IsEvent()     {}
+func (RetryAsked) IsEvent()   {}
 func (ViewAsked) IsEvent()    {}
 func (PlanAsked) IsEvent()    {}
 func (Finished) IsEvent()     {}
@@ -192,6 +203,9 @@ func (e SettleAsked) RequestNo() uint64 { return e.Request }
 
 // RequestNo implements replica.Asking.
 func (e EndAsked) RequestNo() uint64 { return e.Request }
+
+// RequestNo implements replica.Asking.
+func (e RetryAsked) RequestNo() uint64 { return e.Request }
 
 // RequestNo implements replica.Asking.
 func (e ViewAsked) RequestNo() uint64 { return e.Request }
@@ -247,7 +261,8 @@ type Task struct {
 	XID      txn.XID
 	Branch   txn.Branch
 	Decision txn.Decision
-	Again    bool // an earlier attempt has failed
+	Again    bool   // an earlier attempt has failed
+	Trace    string // the traceparent of the transaction's span, if this node knows
 }
 
 // Reply answers a request. With an error (see package txn) nothing else is set.
@@ -258,7 +273,10 @@ type Reply struct {
 	Txn     txn.Txn     // as far as it is known: of a question about one, what was decided
 	View    *View       // of a ViewAsked
 	Key     *txn.KeyUse // of a KeyAsked, with the Txn; nil if no use is remembered
+	Claimed bool        // of a KeyAsked without Key: somebody else has claimed it
+	Acts    []*txn.Act  // of an ActsAsked, the oldest first. They must not be changed
 	Lease   txn.Lease
+	Retried int // branches, of a RetryAsked
 	// Deadlocks are those of which a transaction of a WaitsAsked is the victim, and Look is the last look at the
 	// databases that has ended.
 	Deadlocks []deadlock.Deadlock
@@ -281,6 +299,8 @@ type View struct {
 	// Txn is the transaction that was asked for, and whether the log knows it.
 	Txn   txn.Txn
 	Known bool
+	// Acts are all of people that are kept, the oldest first. They must not be changed.
+	Acts []*txn.Act
 	// Foreign are listed branches of that id that belong to other clusters.
 	Foreign []txn.XID
 	// TooOld says that its record may have been forgotten.
@@ -301,12 +321,19 @@ type ListedBranch struct {
 	Decision txn.Decision // of its transaction; Undecided if the log has none
 	Last     string       // its last resource, which decides it; empty if it has none, or none that is known here
 	Err      string       // of the last attempt to finish it, or of the last scan
+	Tried
 }
 
 // BranchView is what the leader knows of one unfinished branch.
 type BranchView struct {
-	Err      string    // of the last attempt to finish it
+	Err string // of the last attempt to finish it
+	Tried
+}
+
+// Tried is how far the cluster is with a branch.
+type Tried struct {
 	Attempts int       // that failed since its database answers
+	Failed   time.Time // the last of them; zero: none
 	Due      time.Time // when it is tried again; in the past: at once
 }
 

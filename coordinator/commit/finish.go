@@ -113,20 +113,20 @@ func (c *Machine) onFailed(e Failed) {
 		return
 	}
 	if b := c.live[e.XID.ID].branch(e.XID.Branch); b != nil && b.open {
-		b.work = d.current(b.work, c.core.Now()).failed(e, c.core.Now())
+		b.work = d.current(b.work, c.core.Now()).after(e, c.core.Now())
 		c.await(b)
 		return
 	}
 	for _, b := range c.listed[e.XID.ID] {
 		if b.xid == e.XID {
-			b.tried = d.current(b.tried, c.core.Now()).failed(e, c.core.Now())
+			b.tried = d.current(b.tried, c.core.Now()).after(e, c.core.Now())
 		}
 	}
 }
 
-// failed is what is known of a branch after one more attempt.
-func (w work) failed(e Failed, now time.Time) work {
-	w.err = e.Why
+// after is what is known of a branch after one more attempt.
+func (w work) after(e Failed, now time.Time) work {
+	w.err, w.failed = e.Why, now
 	if e.Interrupted {
 		w.due = now
 		return w
@@ -134,6 +134,47 @@ func (w work) failed(e Failed, now time.Time) work {
 	w.due = now.Add(min(retryMax, retryMin<<min(w.attempts, 8)))
 	w.attempts++
 	return w
+}
+
+// onRetryAsked has branches that wait to be tried again tried now.
+func (c *Machine) onRetryAsked(e RetryAsked) {
+	if !c.ready(e.Request) {
+		return
+	}
+	wanted := func(b txn.Branch) bool {
+		return (!e.One || b.No == e.Branch) && !c.table.Quarantined(b.Resource) && c.scans[b.Resource] != nil
+	}
+	n := 0
+	if l := c.inHand(e.ID); l != nil {
+		for i := range l.branches {
+			if b := &l.branches[i]; b.open && wanted(*b.Branch) {
+				n++
+				b.work = c.due[b.Resource].current(b.work, c.core.Now())
+				b.due = c.core.Now()
+				c.await(b)
+			}
+		}
+	}
+	for _, b := range c.listed[e.ID] {
+		if b.ours && !b.working && b.chase != (Task{}) && wanted(b.chase.Branch) {
+			n++
+			b.tried.due = c.core.Now()
+			c.queue(b)
+		}
+	}
+	c.nextSweep = c.core.Now()
+	_, known := c.table.Get(e.ID)
+	switch {
+	case n > 0:
+		c.reply(Reply{Request: e.Request, Zxid: c.core.Zxid(), Retried: n})
+	case !known && c.table.TooOld(e.ID):
+		c.reply(Reply{Request: e.Request, Err: tooOld(e.ID)})
+	case !known && len(c.listed[e.ID]) == 0 && !c.heardOf(e.ID):
+		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
+	default:
+		c.reply(Reply{Request: e.Request, Err: txn.Refusedf("nothing of %v waits to be tried by the cluster: see "+
+			"\"concord tx get %v\" for what it waits for", e.ID, e.ID)})
+	}
 }
 
 // returned is when a resource that could not be asked answers again.

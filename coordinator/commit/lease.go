@@ -4,6 +4,7 @@ package commit
 
 import (
 	"errors"
+	"maps"
 	"time"
 
 	"github.com/concordtx/concord/coordinator/replica"
@@ -169,4 +170,65 @@ func (c *Machine) leaseEnded(id txn.ID) error {
 		return errors.New(txn.LeaseEnded(n))
 	}
 	return nil
+}
+
+// Whoever is about to run a transaction under an idempotency key claims the key first, so that others wait for it
+// and do not do what is rolled back in the end. Claims are known to the leader alone, and only for as long as it
+// leads. They save work and promise nothing: it is the fold that commits one transaction under a key.
+
+// KeyClaim is what a KeyAsked claims.
+type KeyClaim struct {
+	By  txn.ID        // a name with the lease of the client in it, which is that of no transaction; zero: nobody
+	For time.Duration // at most MaxKeyClaim; zero gives the key back
+}
+
+// MaxKeyClaim bounds how long a key is claimed: who has not given it back by then, and lives, never will.
+const MaxKeyClaim = time.Hour
+
+const (
+	// maxKeyClaims bounds how many keys are claimed at a time. Who finds no room does without.
+	maxKeyClaims = 10_000
+	// keyClaimSweep is how often claims are dropped that are over.
+	keyClaimSweep = time.Second
+)
+
+// keyClaims are by key. Their times are those of leaseBook.now, which does not count while the node sleeps.
+type keyClaims struct {
+	held  map[string]heldKey
+	sweep time.Duration // when they are looked through next
+}
+
+type heldKey struct {
+	by    txn.ID
+	until time.Duration
+}
+
+// claimKey takes a key for its caller, prolongs that, or gives it back. It reports whether somebody else has it.
+func (c *Machine) claimKey(key string, k KeyClaim) (taken bool) {
+	if h, ok := c.keys.held[key]; ok && h.by != k.By && c.holds(h) {
+		return true
+	}
+	switch lease := k.By.Lease(); {
+	case k.By.IsZero(), !c.core.Leading():
+	case k.For <= 0:
+		delete(c.keys.held, key)
+	case lease != 0 && c.table.Leases().Holds(lease) && len(c.keys.held) < maxKeyClaims:
+		c.keys.held[key] = heldKey{by: k.By, until: c.leases.now + k.For}
+	}
+	return false
+}
+
+// holds reports whether a claim is not over. That of a client that died is over with its lease.
+func (c *Machine) holds(h heldKey) bool {
+	return c.leases.now < h.until && c.table.Leases().Holds(h.by.Lease())
+}
+
+// dropKeyClaims makes room of those that are over, of which nobody else is told.
+func (c *Machine) dropKeyClaims() {
+	if c.leases.now < c.keys.sweep {
+		return
+	}
+	c.keys.sweep = c.leases.now + keyClaimSweep
+	c.core.Spend(len(c.keys.held) >> 6)
+	maps.DeleteFunc(c.keys.held, func(_ string, h heldKey) bool { return !c.holds(h) })
 }

@@ -50,6 +50,7 @@ func (c *Machine) answerView(e ViewAsked) {
 		return
 	}
 	v.Txn, v.Known = c.table.Get(e.ID)
+	v.Acts = c.table.Acts()
 	if w, open := c.table.Witness(e.ID); open {
 		c.viewCouncil(v, w)
 	}
@@ -107,7 +108,7 @@ func (c *Machine) viewListed(v *View, b *listedBranch) {
 	if b.lingers {
 		x, _ := c.table.Get(b.xid.ID)
 		v.InDoubt[b.xid] = ListedBranch{Resource: b.resource, Decision: x.Decision, Err: c.whyListed(b),
-			Last: c.lastTagged(b.xid.ID, b.last)}
+			Last: c.lastTagged(b.xid.ID, b.last), Tried: b.tried.view()}
 	}
 }
 
@@ -123,9 +124,11 @@ func (c *Machine) viewBranches(v *View, id txn.ID) {
 		if d := c.due[b.Resource]; d != nil {
 			w = d.current(w, c.core.Now())
 		}
-		v.Branches[c.xid(id, no)] = BranchView{Err: c.whyUnfinished(b), Attempts: w.attempts, Due: w.due}
+		v.Branches[c.xid(id, no)] = BranchView{Err: c.whyUnfinished(b), Tried: w.view()}
 	}
 }
+
+func (w work) view() Tried { return Tried{Attempts: w.attempts, Failed: w.failed, Due: w.due} }
 
 func (c *Machine) onBranchesAsked(e BranchesAsked) {
 	if !c.ready(e.Request) {

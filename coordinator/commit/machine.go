@@ -94,6 +94,7 @@ type Machine struct {
 	lingering map[txn.ID]int             // how many of them linger, if any does
 	vanished  map[txn.ID][]txn.Branch    // without decision; branches that were listed, and then no more
 	leases    leaseBook
+	keys      keyClaims
 	waits     deadlock.Detector
 	settles   timers         // of transactions that wait to be settled at their last resources
 	settling  map[string]int // how many are being asked, by resource
@@ -112,6 +113,7 @@ func New(config Config, table *txn.Table) *Machine {
 func (c *Machine) clearLeadership() {
 	c.asked, c.taking, c.due, c.sweeping = askedList{}, false, map[string]*due{}, false
 	c.leases.clear()
+	c.keys = keyClaims{held: map[string]heldKey{}}
 	c.waits.Clear(0)
 	c.reopening, c.wakes = nil, nil
 	c.settles, c.settling = nil, map[string]int{}
@@ -160,6 +162,8 @@ func (c *Machine) Step(e replica.Event) error {
 		c.onSettleAsked(e)
 	case EndAsked:
 		c.onEndAsked(e)
+	case RetryAsked:
+		c.onRetryAsked(e)
 	case ViewAsked:
 		return c.onViewAsked(e)
 	case BranchesAsked:
@@ -184,6 +188,12 @@ func (c *Machine) Step(e replica.Event) error {
 		c.onRaised(e)
 	case AcceptAsked:
 		c.onAcceptAsked(e)
+	case ActAsked:
+		c.onActAsked(e)
+	case ActEnded:
+		c.note(e.Request, e.ActEndRecord)
+	case ActsAsked:
+		return c.core.Read(e.Request, e)
 	case Fitness:
 		c.onFitness(e)
 	case DiskChanged:
@@ -217,6 +227,8 @@ func (c *Machine) Answer(e replica.Event) {
 		c.answerKey(e)
 	case ViewAsked:
 		c.answerView(e)
+	case ActsAsked:
+		c.answerActs(e)
 	default:
 		panic(fmt.Sprintf("commit: %T is a read that asks for nothing", e))
 	}
@@ -228,6 +240,7 @@ func (c *Machine) Keep() {
 	c.wakeCouncils()
 	c.settleDue()
 	c.endSilent()
+	c.dropKeyClaims()
 	c.watchWaits()
 	for _, s := range c.scans {
 		s.sightings.Date(c.core.Now())
@@ -280,6 +293,8 @@ func (c *Machine) Refused(records []txn.Record, requests []uint64, err error) (a
 			c.ends = append(c.ends, r.IDs...) // try again later
 		case txn.HeuristicRecord:
 			again = append(again, r) // likewise, and before any End of it: nobody would report it again
+		case txn.ActEndRecord:
+			again = append(again, r)
 		case txn.QuarantineRecord:
 			delete(c.behind, r.Resource) // the next look finds it again
 		case txn.LeaseEndRecord:
@@ -317,6 +332,9 @@ func (c *Machine) Apply(e zab.Entry) (told bool, err error) {
 		}
 		for _, id := range changes.Closed {
 			c.relist(id)
+		}
+		for _, use := range changes.Keys {
+			delete(c.keys.held, use.Key)
 		}
 		c.leases.granted = changes.Granted
 		c.onLeasesEnded(changes.Ended)
@@ -371,6 +389,7 @@ func (c *Machine) Lead() {
 		c.reopening = append(c.reopening, w.ID)
 	}
 	c.table.StartWalk()
+	c.closeActs()
 	c.takeOver()
 }
 

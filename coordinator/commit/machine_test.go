@@ -449,7 +449,10 @@ func TestAListedBranchThatFailsIsTriedLessOftenAndSaysWhy(t *testing.T) {
 	require.LessOrEqual(t, attempts, 9*len(listing), "the scan tries no more often than the backoff says")
 	x := listing[0].XID
 	r := l.ask(func(request uint64) replica.Event { return ViewAsked{Request: request, ID: x.ID} })
-	require.Equal(t, ListedBranch{Resource: "orders", Decision: txn.Abort, Err: "permission denied"}, r.View.InDoubt[x])
+	require.Equal(t, ListedBranch{Resource: "orders", Decision: txn.Abort, Err: "permission denied",
+		Tried: r.View.InDoubt[x].Tried}, r.View.InDoubt[x])
+	require.GreaterOrEqual(t, r.View.InDoubt[x].Attempts, 4)
+	require.WithinRange(t, r.View.InDoubt[x].Failed, l.now.Add(-retryMax), l.now)
 
 	id := l.newID()
 	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(id, 0))}},

@@ -3,15 +3,18 @@
 package commit
 
 import (
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/txn"
 )
@@ -170,6 +173,118 @@ func TestKeysAreOffUntilEveryMemberKnowsThem(t *testing.T) {
 	require.Equal(t, errKeysOff.Error(), r.Txn.Reason)
 }
 
+// Who finishes a branch hears of the span of its transaction, as long as the node leads that was asked to commit.
+func TestATraceGoesToTheWorkers(t *testing.T) {
+	l := newLone(t, "orders")
+	id := l.newID()
+	l.ask(func(request uint64) replica.Event {
+		return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: id, Trace: "of the span",
+			Branches: []txn.Branch{{Resource: "orders"}}}}
+	})
+	l.tick(2 * time.Second)
+	tasks := l.take()
+	require.Len(t, tasks, 1)
+	require.Equal(t, "of the span", tasks[0].Trace)
+	l.restart()
+	l.tick(2 * time.Second)
+	tasks = l.take()
+	require.Len(t, tasks, 1)
+	require.Equal(t, l.xid(id, 0), tasks[0].XID)
+	require.Empty(t, tasks[0].Trace)
+}
+
+// claimant is a caller with a lease of its own.
+func (l *lone) claimant() txn.ID {
+	l.t.Helper()
+	lease := l.ask(func(request uint64) replica.Event { return LeaseAsked{Request: request} }).Lease
+	require.NotZero(l.t, lease)
+	return l.newID().WithLease(lease)
+}
+
+// claims claims a key, and returns whether somebody else has it.
+func (l *lone) claims(key string, by txn.ID, d time.Duration) (taken bool) {
+	l.t.Helper()
+	r := l.ask(func(request uint64) replica.Event {
+		return KeyAsked{Request: request, Key: key, Claim: KeyClaim{By: by, For: d}}
+	})
+	require.NoError(l.t, r.Err)
+	require.Nil(l.t, r.Key)
+	return r.Claimed
+}
+
+// A key that is claimed is nobody else's until it is given back, used, or the time of the claim is over.
+func TestAClaimedKeyIsWaitedFor(t *testing.T) {
+	l := newLone(t, "orders", "billing")
+	levelled(l)
+	one, two := l.claimant(), l.claimant()
+	require.False(t, l.claims("k", one, time.Minute))
+	require.False(t, l.claims("k", one, time.Minute), "its own")
+	require.True(t, l.claims("k", two, time.Minute))
+	require.True(t, l.claims("k", two, 0), "what is another's cannot be given back")
+	require.True(t, l.keyUse("k").Claimed, "whoever only asks hears of it as well")
+	require.False(t, l.claims("another", two, time.Minute))
+
+	require.False(t, l.claims("k", one, 0))
+	require.False(t, l.claims("k", two, time.Second))
+	require.True(t, l.claims("k", one, time.Minute))
+	for range 30 {
+		l.tick(50 * time.Millisecond)
+	}
+	require.False(t, l.claims("k", one, time.Minute), "its time is over")
+
+	id, r := l.commitKeyed("k", "paid")
+	require.Equal(t, txn.Commit, r.Txn.Decision, r.Txn.Reason)
+	r = l.ask(func(request uint64) replica.Event {
+		return KeyAsked{Request: request, Key: "k", Claim: KeyClaim{By: two, For: time.Minute}}
+	})
+	require.Equal(t, id, r.Key.ID)
+	require.False(t, r.Claimed)
+	require.NotContains(t, l.core.keys.held, "k")
+}
+
+// What a client that died has claimed is free as soon as the cluster knows, and what it has not claimed under a lease
+// is free always.
+func TestTheClaimOfADeadClientEnds(t *testing.T) {
+	l := newLone(t, "orders")
+	levelled(l)
+	dead, other := l.claimant(), l.claimant()
+	require.False(t, l.claims("without a lease", l.newID(), time.Minute))
+	require.False(t, l.claims("without a lease", other, time.Second))
+	require.False(t, l.claims("k", dead, time.Hour))
+	require.False(t, l.claims("nobody asks for it", dead, time.Hour))
+	free := 0
+	for tick := range 120 {
+		l.step(LeasesHeard{Leases: []txn.Lease{other.Lease()}})
+		l.tick(50 * time.Millisecond)
+		if !l.claims("k", other, 0) {
+			free = tick
+			break
+		}
+	}
+	require.Greater(t, free, 95, "it lives as long as its lease, five seconds")
+	for range 30 {
+		l.step(LeasesHeard{Leases: []txn.Lease{other.Lease()}})
+		l.tick(50 * time.Millisecond)
+	}
+	require.Empty(t, l.core.keys.held, "and takes no room")
+}
+
+// Claims have a bound: one more goes without, and may do its work twice.
+func TestOneClaimTooMany(t *testing.T) {
+	l := newLone(t, "orders")
+	levelled(l)
+	one, two := l.claimant(), l.claimant()
+	for i := range maxKeyClaims {
+		l.core.keys.held[fmt.Sprint(i)] = heldKey{by: one, until: l.core.leases.now + time.Minute}
+	}
+	require.False(t, l.claims("k", one, time.Minute))
+	require.False(t, l.claims("k", two, time.Minute))
+	require.True(t, l.claims("1", two, time.Minute))
+	l.restart()
+	levelled(l)
+	require.Empty(t, l.core.keys.held, "a new leader knows of none")
+}
+
 // What the cluster will never end an operator may, and nothing else.
 func TestAnOperatorEndsWhatRecoveryOnlyReports(t *testing.T) {
 	l := newLone(t, "orders")
@@ -214,4 +329,95 @@ func TestABranchOfADatabaseThatIsDownSaysSoDuringItsFirstAttempt(t *testing.T) {
 	require.Equal(t, `resource orders cannot be used at the moment: see "concord resource check orders"`, says())
 	l.step(Fitness{Resource: "orders", Fit: true})
 	require.Empty(t, says())
+}
+
+func (l *lone) acts() []*txn.Act {
+	l.t.Helper()
+	return l.ask(func(request uint64) replica.Event { return ActsAsked{Request: request} }).Acts
+}
+
+func (l *lone) begins(key uint64, kind txn.ActKind, node uint64) Reply {
+	return l.ask(func(request uint64) replica.Event {
+		return ActAsked{Request: request, ActRecord: txn.ActRecord{Key: key, Kind: kind, Node: node, Who: "ann",
+			Why: "why"}}
+	})
+}
+
+// A leader writes what a person begins to do; what it leaves open the next one ends.
+func TestTheNextLeaderSaysHowActsEnded(t *testing.T) {
+	l := newLone(t, "orders")
+	require.NoError(t, l.begins(1, txn.ActForget, 0).Err)
+	require.Empty(t, l.acts(), "not every member can read it")
+	require.NoError(t, actsEnd(l))
+	require.Equal(t, "the leader changed before it ended: look at what it is about", l.acts()[0].Says)
+}
+
+// actsEnd has a leader leave acts open, and returns whether and how the next one has ended them.
+func actsEnd(l *lone) error {
+	levelled(l)
+	t := l.t
+	require.NoError(t, l.begins(2, txn.ActForget, 0).Err)
+	require.NoError(t, l.begins(3, txn.ActLead, 1).Err)
+	require.NoError(t, l.begins(4, txn.ActLead, 2).Err)
+	require.NoError(t, l.begins(5, txn.ActAccept, 0).Err)
+	require.NoError(t, l.ask(func(request uint64) replica.Event {
+		return ActEnded{Request: request, ActEndRecord: txn.ActEndRecord{Key: 5, Outcome: txn.ActRefused, Says: "no"}}
+	}).Err)
+	outcomes := func() (list []txn.ActOutcome) {
+		for _, a := range l.acts() {
+			list = append(list, a.Outcome)
+		}
+		return list
+	}
+	require.Equal(t, []txn.ActOutcome{txn.ActBegun, txn.ActBegun, txn.ActBegun, txn.ActRefused}, outcomes())
+	require.Equal(t, l.now.UnixMilli(), l.acts()[0].Time.UnixMilli())
+	l.restart()
+	l.tick(50 * time.Millisecond)
+	want := []txn.ActOutcome{txn.ActUnknown, txn.ActDone, txn.ActUnknown, txn.ActRefused}
+	if ended := outcomes(); !slices.Equal(want, ended) {
+		return fmt.Errorf("the acts ended as %v, not as %v", ended, want)
+	}
+	return nil
+}
+
+// An operator who says "now" does not wait for the backoff.
+func TestARetryEndsTheWait(t *testing.T) {
+	l := newLone(t, "orders", "billing")
+	retry := func(id txn.ID, no ...txn.BranchNo) Reply {
+		return l.ask(func(request uint64) replica.Event {
+			e := RetryAsked{Request: request, ID: id, One: len(no) > 0}
+			if e.One {
+				e.Branch = no[0]
+			}
+			return e
+		})
+	}
+	tried := func() (xs []txn.XID) {
+		l.tick(50 * time.Millisecond)
+		for _, task := range l.take() {
+			xs = append(xs, task.XID)
+			l.step(Failed{XID: task.XID, Why: "permission denied"})
+		}
+		return xs
+	}
+	id := l.newID()
+	l.commit(id, txn.Branch{Resource: "orders"}, txn.Branch{No: 1, Resource: "billing"})
+	aborted := l.newID()
+	l.ask(func(request uint64) replica.Event {
+		return OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: aborted, Several: true}}
+	})
+	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(aborted, 0))}})
+	for range 100 {
+		tried()
+	}
+	require.Empty(t, tried(), "they wait")
+	require.Equal(t, 2, retry(id).Retried)
+	require.ElementsMatch(t, []txn.XID{l.xid(id, 0), l.xid(id, 1)}, tried())
+	require.Empty(t, tried(), "and wait again")
+	require.Equal(t, 1, retry(id, 1).Retried)
+	require.Equal(t, []txn.XID{l.xid(id, 1)}, tried())
+	require.Equal(t, 1, retry(aborted).Retried)
+	require.Equal(t, []txn.XID{l.xid(aborted, 0)}, tried())
+	require.ErrorIs(t, retry(l.newID()).Err, txn.ErrNotFound)
+	require.ErrorIs(t, retry(id, 7).Err, txn.ErrRefused)
 }

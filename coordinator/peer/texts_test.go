@@ -72,5 +72,5 @@ func TestWhatRefusalsSay(t *testing.T) {
 
 // Who writes another refusal finds out here that its text has to be looked at by everybody.
 func TestEveryRefusalHasARow(t *testing.T) {
-	said.Within(t, []string{"."}, nil, nil, []string{"check", "foreignStore"})
+	said.Within(t, []string{"."}, nil, []string{"check", "foreignStore"})
 }

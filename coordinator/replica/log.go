@@ -11,6 +11,9 @@ import (
 // Log returns the state of the replicated log, for checks from outside.
 func (c *Core) Log() zab.Status { return c.zab.Status() }
 
+// Self is the node itself.
+func (c *Core) Self() zab.NodeID { return c.config.Node }
+
 // Known returns who the members are, as far as this node knows.
 func (c *Core) Known() List { return c.list }
 

@@ -81,8 +81,8 @@ func untilSettled(ctx context.Context, c *concord.Client, work func(context.Cont
 	for {
 		err := c.Run(ctx, work, concord.WithRetry(concord.RetryPolicy{}))
 		var unknown *concord.UnknownError
-		if !errors.As(err, &unknown) || unknown.GID.IsZero() {
-			return err
+		if errors.Is(err, concord.ErrAborted) || !errors.As(err, &unknown) || unknown.GID.IsZero() {
+			return err // what an abort wraps may be about a transaction that work has begun
 		}
 		// It may be committed, so it must not be repeated before that is known.
 		outcome, ask := c.Outcome(ctx, unknown.GID)

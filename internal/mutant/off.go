@@ -67,10 +67,11 @@ const (
 	JoinTwice                 = false // X60
 	JoinAfterVote             = false // X61
 	VoteUnheard               = false // X62
-	SettleReads               = false // X63
-	MarkerApart               = false // X64
-	TombstoneWithoutLast      = false // X65
-	AbortMarkerForgotten      = false // X66
-	MarkerWithoutBranches     = false // X67
-	DuplicateIsCommit         = false // X68
+	LeaveActsOpen             = false // X63
+	SettleReads               = false // X64
+	MarkerApart               = false // X65
+	TombstoneWithoutLast      = false // X66
+	AbortMarkerForgotten      = false // X67
+	MarkerWithoutBranches     = false // X68
+	DuplicateIsCommit         = false // X69
 )

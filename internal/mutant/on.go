@@ -67,12 +67,13 @@ var (
 	JoinTwice                 bool // X60
 	JoinAfterVote             bool // X61
 	VoteUnheard               bool // X62
-	SettleReads               bool // X63
-	MarkerApart               bool // X64
-	TombstoneWithoutLast      bool // X65
-	AbortMarkerForgotten      bool // X66
-	MarkerWithoutBranches     bool // X67
-	DuplicateIsCommit         bool // X68
+	LeaveActsOpen             bool // X63
+	SettleReads               bool // X64
+	MarkerApart               bool // X65
+	TombstoneWithoutLast      bool // X66
+	AbortMarkerForgotten      bool // X67
+	MarkerWithoutBranches     bool // X68
+	DuplicateIsCommit         bool // X69
 )
 
 var switches = map[string]*bool{
@@ -137,12 +138,13 @@ var switches = map[string]*bool{
 	"X60": &JoinTwice,
 	"X61": &JoinAfterVote,
 	"X62": &VoteUnheard,
-	"X63": &SettleReads,
-	"X64": &MarkerApart,
-	"X65": &TombstoneWithoutLast,
-	"X66": &AbortMarkerForgotten,
-	"X67": &MarkerWithoutBranches,
-	"X68": &DuplicateIsCommit,
+	"X63": &LeaveActsOpen,
+	"X64": &SettleReads,
+	"X65": &MarkerApart,
+	"X66": &TombstoneWithoutLast,
+	"X67": &AbortMarkerForgotten,
+	"X68": &MarkerWithoutBranches,
+	"X69": &DuplicateIsCommit,
 }
 
 // With runs f while the mutant with this ID is on. Tests that use it must not be parallel.

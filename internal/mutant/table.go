@@ -37,6 +37,7 @@ const (
 	inThreePC  = "internal/explore/threepcworld"
 	inLast     = "internal/explore/lastworld"
 	inDeadlock = "coordinator/deadlock"
+	inCommit   = "coordinator/commit"
 	inWAL      = "wal"
 	inPostgres = "adapters/postgres"
 	inMySQL    = "adapters/mysql"
@@ -149,16 +150,18 @@ var table = []Mutant{
 		In: []string{inTxnSim}},
 	{ID: "X62", Name: "VoteUnheard", What: "a service votes yes for calls whose answers nobody has heard",
 		In: []string{inTxnSim}},
-	{ID: "X63", Name: "SettleReads", What: "settling reads the marker of the last resource, and inserts none",
+	{ID: "X63", Name: "LeaveActsOpen", What: "nobody says how an act of a person ended whose leader lost its place",
+		In: []string{inCommit}},
+	{ID: "X64", Name: "SettleReads", What: "settling reads the marker of the last resource, and inserts none",
 		In: []string{inLast}},
-	{ID: "X64", Name: "MarkerApart", What: "the marker of a last resource is committed apart from its work",
+	{ID: "X65", Name: "MarkerApart", What: "the marker of a last resource is committed apart from its work",
 		In: []string{inLast}},
-	{ID: "X65", Name: "TombstoneWithoutLast", What: "the log aborts a transaction without asking its last resource",
+	{ID: "X66", Name: "TombstoneWithoutLast", What: "the log aborts a transaction without asking its last resource",
 		In: []string{inLast}},
-	{ID: "X66", Name: "AbortMarkerForgotten",
+	{ID: "X67", Name: "AbortMarkerForgotten",
 		What: "a marker to abort is removed while the client that may meet it sleeps", In: []string{inLast}},
-	{ID: "X67", Name: "MarkerWithoutBranches", What: "the marker of a last resource does not name the other branches",
+	{ID: "X68", Name: "MarkerWithoutBranches", What: "the marker of a last resource does not name the other branches",
 		In: []string{inLast}},
-	{ID: "X68", Name: "DuplicateIsCommit", What: "a marker that is there already is taken for a commit, unread",
+	{ID: "X69", Name: "DuplicateIsCommit", What: "a marker that is there already is taken for a commit, unread",
 		In: []string{inLast}},
 }

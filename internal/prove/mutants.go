@@ -51,7 +51,7 @@ func mutants(ctx context.Context, t *table, _ options, _ time.Duration) error {
 	if err != nil {
 		found = "**SURVIVORS**"
 	}
-	t.add("planted mistakes", fmt.Sprintf("%d of %d, and %d that have no place in the product", killed,
+	t.add("planted mistakes", fmt.Sprintf("%d of %d, and %d without a place in the product", killed,
 		len(mutant.Table())-nowhere, nowhere), found)
 	return err
 }

@@ -17,8 +17,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// RequestErrors are the functions of package txn that make the error of a request. They take its text first.
-var RequestErrors = []string{"Refusedf", "Deniedf", "Busyf", "Unavailablef", "NotFoundf", "Invalidf", "Decidedf",
+// ofTxn are the functions of package txn that make the error of a request. They take its text first, and are looked
+// at in every package.
+var ofTxn = []string{"Refusedf", "Deniedf", "Busyf", "Unavailablef", "NotFoundf", "Invalidf", "Decidedf",
 	"TooOldf"}
 
 // fewest letters make a text: what has less only puts others together, such as "%w: %w".
@@ -26,7 +27,7 @@ const fewest = 4
 
 // Check takes what the rows of a table say, and the texts, as the sources have them, that no row
 // can have, each with the reason. It reads the sources in the working directory, which is that of
-// the package under test. functions take the text of an error, before any other, beside those of errors and fmt.
+// the package under test. functions take the text of an error, before any other, beside those of errors, fmt and txn.
 func Check(t testing.TB, rows []string, without map[string]string, functions ...string) {
 	t.Helper()
 	CheckIn(t, []string{"."}, rows, without, functions...)
@@ -95,7 +96,8 @@ func texts(f *ast.File, functions []string) (all []ast.Expr) {
 		switch n := n.(type) {
 		case *ast.CallExpr:
 			name, of := nameOf(n.Fun)
-			known := of == "errors" && name == "New" || of == "fmt" && name == "Errorf"
+			known := of == "errors" && name == "New" || of == "fmt" && name == "Errorf" ||
+				of == "txn" && slices.Contains(ofTxn, name)
 			if known && len(n.Args) > 0 {
 				add(n.Args[0])
 			}

@@ -22,6 +22,7 @@ func f() error {
 	_ = &ExitError{Code: 1, Text: fmt.Sprintf("six" + " and more")}
 	_ = &terminal.ExitError{Code: 1, Text: "seven"}
 	log("not this one")
+	_ = txn.Refusedf("ten: %s", "not this one")
 	return fmt.Errorf("eight: %w", err)
 }`, 0)
 	require.NoError(t, err)
@@ -30,8 +31,7 @@ func f() error {
 		found = append(found, textOf(e))
 	}
 	require.ElementsMatch(t, []string{"one", "two", "three", "four%v", "five %d", "six and more", "seven", "eight: %w",
-		"nine %d"},
-		found)
+		"nine %d", "ten: %s"}, found)
 }
 
 func TestARowSaysATextIfItHasAllItsWordsInOrder(t *testing.T) {

@@ -17,11 +17,10 @@ import (
 )
 
 // Within checks packages, by their directories, of which only some errors come before people:
-// those that one of the makers makes, functions that take the text first as RequestErrors do; and
-// what is formatted within some functions. Each needs a row, in a table of a test there, whose field
-// says has all of it, or has a part of its text among those that are unmet, because only a race of
-// some kind shows them.
-func Within(t testing.TB, dirs, unmet, makers, within []string) {
+// those of requests, which package txn makes, and what is formatted within some functions. Each
+// needs a row, in a table of a test there, whose field says has all of it, or has a part of its
+// text among those that are unmet, because only a race of some kind shows them.
+func Within(t testing.TB, dirs, unmet, within []string) {
 	t.Helper()
 	var found, rows []string
 	for _, dir := range dirs {
@@ -34,7 +33,7 @@ func Within(t testing.TB, dirs, unmet, makers, within []string) {
 			if strings.HasSuffix(file, "_test.go") {
 				rows = append(rows, says(f)...)
 			} else {
-				found = append(found, formats(f, makers, within)...)
+				found = append(found, formats(f, within)...)
 			}
 		}
 	}
@@ -77,14 +76,14 @@ func says(f *ast.File) (rows []string) {
 var aVerb = regexp.MustCompile(`%[-+#0-9.]*[a-z]`)
 
 // formats returns what is formatted in a file, as far as Within looks at it.
-func formats(f *ast.File, makers, within []string) (found []string) {
+func formats(f *ast.File, within []string) (found []string) {
 	for _, d := range f.Decls {
 		fn, ok := d.(*ast.FuncDecl)
 		all := ok && slices.Contains(within, fn.Name.Name)
 		ast.Inspect(d, func(n ast.Node) bool {
 			if call, ok := n.(*ast.CallExpr); ok {
-				name, _ := nameOf(call.Fun)
-				if slices.Contains(makers, name) || all && (name == "Errorf" || name == "Sprintf") {
+				name, of := nameOf(call.Fun)
+				if of == "txn" && slices.Contains(ofTxn, name) || all && (name == "Errorf" || name == "Sprintf") {
 					found = append(found, literals(call.Args[0]))
 				}
 			}

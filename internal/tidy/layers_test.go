@@ -43,7 +43,7 @@ var house = map[string]struct {
 	"protocol/threepc":                {layer: 3, why: "three-phase commit in those words"},
 	"protocol/twopc":                  {layer: 3, why: "two-phase commit in those words"},
 	"wal":                             {layer: 2, why: "the store keeps what zab says must be durable"},
-	"adapters":                        {layer: 2, why: "the contract of a resource, no code"},
+	"adapters":                        {layer: 2, why: "the contract of a resource, and what all of them share"},
 	"internal/seal":                   {layer: 0, why: "checksums before the values of both stores"},
 	"adapters/pebble/journal":         {layer: 2, why: "undo and redo of branches in a store"},
 	"adapters/mysql/sqltext":          {layer: 2, why: "what the text of a statement may do"},
@@ -124,6 +124,7 @@ var house = map[string]struct {
 		"modules"},
 	"internal/tidy": {layer: above, kind: forTests, why: "these rules"},
 	"tests/attack":  {layer: above, kind: forTests, why: "attacks on real nodes"},
+	"tests/chaos":   {layer: above, kind: forTests, why: "everything breaks under load"},
 	"tests/compose": {layer: above, kind: forTests, why: "containers of docker-compose.yml, killed and " +
 		"cut off"},
 	"tests/e2e": {layer: above, kind: forTests, why: "real processes on real databases"},

@@ -19,10 +19,20 @@ import (
 )
 
 // takesRequests are the packages that take requests, besides api, whose own test goes over its limits.
-var takesRequests = []string{"gateway", "participant/service", "server"}
+var takesRequests = []string{"api/member", "gateway", "participant", "participant/service", "server"}
 
 // notForClients are limits of theirs that docs/protocol.md need not name, each with the reason.
 var notForClients = map[string]string{
+	"api/member/MaxElection":           "members of three-phase transactions alone count elections",
+	"api/member/MaxMessages":           "members alone send them",
+	"api/member/maxBytes":              "of what this process sends",
+	"api/member/maxWaiting":            "of what this process sends",
+	"participant/MaxRedo":              "of what the agent keeps of a branch for its redo: no request is refused for it",
+	"participant/MaxTimeout":           "said at the field timeout_ms of each request",
+	"participant/MaxVoting":            "a vote is waited for that long at most, whatever is asked for",
+	"participant/maxEnded":             "memory of the agent: an older answer is that of the cluster",
+	"participant/maxEvents":            "one more is answered busy at once",
+	"participant/maxQuestions":         "the agent alone asks",
 	"gateway/maxEnded":                 "memory of the node: an older answer is that of the cluster",
 	"gateway/maxTime":                  "far above what clusters allow: the answer says how much that is",
 	"participant/service/maxForgotten": "nodes alone ask, and send no more",

@@ -63,6 +63,29 @@ func TestLinksOfTheDocumentsLeadToFiles(t *testing.T) {
 	}, ".md")
 }
 
+// A cell too many is not shown, and with it the words of the last one.
+func TestRowsOfTablesHaveTheCellsOfTheirHeading(t *testing.T) {
+	code, tables := regexp.MustCompile("`[^`]*`"), 0
+	eachFile(t, func(path string, content []byte) {
+		want := 0
+		for i, line := range strings.Split(string(content), "\n") {
+			if !strings.HasPrefix(line, "|") {
+				want = 0
+				continue
+			}
+			cells := strings.Count(strings.ReplaceAll(code.ReplaceAllString(line, ""), `\|`, ""), "|")
+			if want == 0 {
+				want = cells
+				tables++
+			}
+			if cells != want {
+				t.Errorf("%s:%d: a row of %d cells, in a table of %d", path, i+1, cells-1, want-1)
+			}
+		}
+	}, ".md")
+	require.NotZero(t, tables)
+}
+
 var (
 	testName = regexp.MustCompile(`\b(?:Test|Fuzz)[A-Z]\w+`)
 	testFunc = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)[A-Z]\w+)\(`)

@@ -23,7 +23,7 @@ func (h *handlers) CheckHosted(ctx context.Context, r *concordv1.CheckHostedRequ
 	}
 	report, err := d.Check(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("resource %s: %w: %w", d.Name(), err, txn.ErrUnavailable)
+		return nil, txn.Unavailablef("resource %s: %w", d.Name(), err)
 	}
 	m := &concordv1.CheckHostedResponse{Version: report.Version}
 	for _, f := range report.Findings {
@@ -46,7 +46,7 @@ func (h *handlers) Evidence(ctx context.Context, r *concordv1.EvidenceRequest) (
 	}
 	list, err := d.Evidence(ctx, after)
 	if err != nil {
-		return nil, fmt.Errorf("resource %s: %w: %w", d.Name(), err, txn.ErrUnavailable)
+		return nil, txn.Unavailablef("resource %s: %w", d.Name(), err)
 	}
 	m := &concordv1.EvidenceResponse{}
 	for _, x := range list {
@@ -77,7 +77,7 @@ func (h *handlers) ForgetEvidence(ctx context.Context,
 		return nil, refused(err)
 	}
 	if err := d.Forget(ctx, xs); err != nil {
-		return nil, fmt.Errorf("resource %s: %w: %w", d.Name(), err, txn.ErrUnavailable)
+		return nil, txn.Unavailablef("resource %s: %w", d.Name(), err)
 	}
 	return &concordv1.ForgetEvidenceResponse{}, nil
 }
@@ -88,6 +88,6 @@ func (h *handlers) database(name string) (statement.Database, error) {
 			return d, nil
 		}
 	}
-	return nil, fmt.Errorf("the agent %q hosts no resource %.80q: add it to \"resources\" in its configuration: %w",
-		h.agent.Name(), name, txn.ErrNotFound)
+	return nil, txn.NotFoundf("the agent %q hosts no resource %.80q: add it to \"resources\" in its configuration",
+		h.agent.Name(), name)
 }

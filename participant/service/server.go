@@ -81,8 +81,8 @@ func bounded(log *slog.Logger) connect.UnaryInterceptorFunc {
 				}
 			}()
 			if under.Add(1) > maxCalls {
-				return nil, api.ToStatus(fmt.Errorf("%d calls are under way at this agent: ask again in a moment: %w",
-					maxCalls, txn.ErrBusy))
+				return nil, api.ToStatus(txn.Busyf("%d calls are under way at this agent: ask again in a moment",
+					maxCalls))
 			}
 			res, err = next(ctx, req)
 			log.Debug("call", "method", method, "remote", req.Peer().Addr, "took", time.Since(start), "err", err)

@@ -50,11 +50,11 @@ var messages = []struct {
 			return err
 		}
 		return last
-	}, "4096 calls are under way at this agent: ask again in a moment: busy", txn.ErrBusy},
+	}, "4096 calls are under way at this agent: ask again in a moment", txn.ErrBusy},
 	{"a resource of somebody else", func(context.Context) error {
 		_, err := (&handlers{&participant.Agent{}}).database("orders")
 		return api.ToStatus(err)
-	}, `the agent "" hosts no resource "orders": add it to "resources" in its configuration: not found`,
+	}, `the agent "" hosts no resource "orders": add it to "resources" in its configuration`,
 		txn.ErrNotFound},
 }
 

@@ -129,7 +129,7 @@ func (g *Guard) admit(r *http.Request, rules Rules) (context.Context, error) {
 	}
 	rule, known := rules[r.URL.Path]
 	if !known {
-		return nil, fmt.Errorf("%.100q: there is no such procedure or page here: %w", r.URL.Path, txn.ErrNotFound)
+		return nil, txn.NotFoundf("%.100q: there is no such procedure or page here", r.URL.Path)
 	}
 	if rule.Open {
 		return ctx, nil
@@ -174,7 +174,7 @@ func (g *Guard) caller(r *http.Request) (*Caller, error) {
 		c.who, err = security.ParseIdentity(relayed[0])
 		if err != nil || len(relayed) > 1 || who.Kind != security.Node || c.who.Kind == security.Node ||
 			c.who.Cluster != who.Cluster {
-			return nil, fmt.Errorf("%s: only nodes speak for others: %w", api.CallerHeader, txn.ErrInvalid)
+			return nil, txn.Invalidf("%s: only nodes speak for others", api.CallerHeader)
 		}
 		return c, nil
 	}

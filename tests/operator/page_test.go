@@ -198,6 +198,14 @@ var trials = []struct {
 			return ok && s.Leader != 0
 		})
 	}},
+	{"concord audit ls", func(w *operatorWorld, b block) {
+		w.shell(b.of(w.broken))
+		for _, act := range []string{"tx resolve --abort", "tx settle --abandon", "tx forget", "member add", "node 4",
+			"member replace", "lead"} {
+			require.Contains(w, w.said, act)
+		}
+		require.NotContains(w, w.said, "begun")
+	}},
 }
 
 // Every command and every statement of the page was run: against real processes and real databases. A block that

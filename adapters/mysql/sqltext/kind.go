@@ -205,9 +205,12 @@ func tokensOf(text string) (t tokens) {
 			return t
 		}
 		if !clear {
-			if _, text, clear = strings.Cut(text, "!"); !clear {
-				return tokens{several: true} // a comment without end
+			body, ends := executable(text)
+			if !ends || strings.ContainsAny(body, "'\"`#") || strings.Contains(body, "--") ||
+				strings.Contains(body, "/*") {
+				return tokens{several: true} // where it ends depends on whether the server executes it
 			}
+			_, text, _ = strings.Cut(text, "!")
 			continue
 		}
 		if text[0] == ';' {
@@ -244,6 +247,15 @@ func tokensOf(text string) (t tokens) {
 			text, variable = text[len(word):], false
 		}
 	}
+}
+
+// executable returns what is in the executable comment with which a text begins, and false if it does not end.
+func executable(text string) (body string, ends bool) {
+	if _, text, ends = strings.Cut(text, "!"); !ends {
+		return "", false // a plain comment that does not end
+	}
+	body, _, ends = strings.Cut(text, "*/")
+	return body, ends
 }
 
 func isWord(r rune) bool { return r == '_' || r == '$' || unicode.IsLetter(r) || unicode.IsDigit(r) }

@@ -56,6 +56,11 @@ func TestKindErrsOnTheCarefulSide(t *testing.T) {
 		{"/*M! CALL p() */", anything},
 		{"/* SELECT 1", anything},
 		{"SELECT 1 /* ", anything},
+		{"SELECT 1 /*!99999 ' */; XA END 'x'; SELECT 1 -- '", anything}, // the server skips that comment
+		{"SELECT 1 /*!99999 ` */; XA END 'x'; SELECT 1 -- `", anything},
+		{"SELECT 1 /*!99999 -- */; XA END 'x'", anything},
+		{"SELECT 1 /*M!999999 /* */; XA END 'x' */", anything},
+		{"SELECT 1 /*! ", anything},
 		{"SELECT 'x", anything},
 		{"/* SELECT */ DELETE FROM t", write},
 		{"(SELECT 1) UNION (SELECT 2)", read},

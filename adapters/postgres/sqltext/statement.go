@@ -24,6 +24,7 @@ type Statement struct {
 	SavedAs  string // SAVEPOINT name
 	Released string // RELEASE name
 	BackTo   string // ROLLBACK TO name
+	Points   bool   // it may do several of these, or one to a savepoint that is not known
 }
 
 // leaves is what a statement leaves in its session, for whoever uses that next.
@@ -37,15 +38,20 @@ const (
 
 // Opaque is what a text that nobody could read may be.
 var Opaque = Statement{Ends: true, Keeps: true, works: true, Several: true, Loud: true, Writes: true,
-	Leaves: Lasting}
+	Leaves: Lasting, Points: true}
 
 // And is two statements in one message.
 func (st Statement) And(other Statement) Statement {
 	return Statement{
 		Ends: st.Ends || other.Ends, Keeps: st.Keeps || other.Keeps, works: st.works || other.works, Several: true,
 		Loud: st.Loud || other.Loud, Writes: st.Writes || other.Writes, Asks: st.Asks || other.Asks,
-		Leaves: max(st.Leaves, other.Leaves),
+		Leaves: max(st.Leaves, other.Leaves), Points: st.moves() || other.moves(),
 	}
+}
+
+// moves reports whether a statement is about a savepoint.
+func (st Statement) moves() bool {
+	return st.Points || st.SavedAs != "" || st.Released != "" || st.BackTo != ""
 }
 
 // MayCommit reports whether a text that ends the transaction may commit something that the
@@ -204,9 +210,9 @@ func set(words string) map[string]bool {
 }
 
 // plain begin statements that do no more than they say, unless they call something. A setting ends with
-// a branch that wrote nothing.
+// a branch that wrote nothing. LOCK is none: what it keeps out has to wait for the decision.
 var plain = set(`select with values table show fetch move close declare explain set savepoint release begin start
-	lock insert update delete merge`)
+	insert update delete merge`)
 
 // writes are words that begin a change, also within WITH and EXPLAIN ANALYZE. No transaction number tells
 // of it if it was made to a foreign table.
@@ -216,7 +222,7 @@ var writes = set("insert update delete merge")
 var idle = set("select values table show savepoint release rollback abort begin start set commit end prepare")
 
 // harmless may stand before a parenthesis: keywords, types, and functions that change
-// nothing, not even for their own session beyond the transaction.
+// nothing, not even for their own session beyond the transaction, and keep nobody out until its end.
 var harmless = set(`
 	in any all some exists and or not as on using values select from where having when then else case between like
 	ilike is over filter group by order union intersect except join lateral array row sets cube rollup
@@ -253,5 +259,4 @@ var harmless = set(`
 	pg_sleep pg_backend_pid pg_is_in_recovery pg_current_xact_id_if_assigned txid_current_if_assigned
 	pg_size_pretty pg_relation_size pg_total_relation_size pg_table_size to_regclass
 	has_table_privilege pg_has_role
-	pg_advisory_xact_lock pg_advisory_xact_lock_shared pg_try_advisory_xact_lock pg_try_advisory_xact_lock_shared
 	pg_advisory_unlock pg_advisory_unlock_shared pg_advisory_unlock_all`)

@@ -45,7 +45,15 @@ type Branch struct {
 	NextAttemptMs int64  `protobuf:"varint,8,opt,name=next_attempt_ms,json=nextAttemptMs,proto3" json:"next_attempt_ms,omitempty"`
 	// Only in the answer to Get: sessions of the database that wait for a lock of the branch now, as
 	// far as the database tells.
-	Blocked       []*BlockedSession `protobuf:"bytes,9,rep,name=blocked,proto3" json:"blocked,omitempty"`
+	Blocked []*BlockedSession `protobuf:"bytes,9,rep,name=blocked,proto3" json:"blocked,omitempty"`
+	// Only in answers: when the last attempt failed, in milliseconds since 1970; 0: none did, or nobody knows.
+	ErrorMs int64 `protobuf:"varint,10,opt,name=error_ms,json=errorMs,proto3" json:"error_ms,omitempty"`
+	// Only in the answer to Get, of a branch that is not finished: what its database says of it now: prepared,
+	// committed, gone (it is not there, and nothing proves that it committed) or unknown (the database could not be
+	// asked, and neither is known who waits).
+	Seen string `protobuf:"bytes,11,opt,name=seen,proto3" json:"seen,omitempty"`
+	// Why it is unknown.
+	Unseen        string `protobuf:"bytes,12,opt,name=unseen,proto3" json:"unseen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -141,6 +149,27 @@ func (x *Branch) GetBlocked() []*BlockedSession {
 		return x.Blocked
 	}
 	return nil
+}
+
+func (x *Branch) GetErrorMs() int64 {
+	if x != nil {
+		return x.ErrorMs
+	}
+	return 0
+}
+
+func (x *Branch) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+func (x *Branch) GetUnseen() string {
+	if x != nil {
+		return x.Unseen
+	}
+	return ""
 }
 
 // BlockedSession is a session that waits for a lock of a prepared branch.
@@ -275,7 +304,7 @@ var File_concord_v1_branch_proto protoreflect.FileDescriptor
 const file_concord_v1_branch_proto_rawDesc = "" +
 	"\n" +
 	"\x17concord/v1/branch.proto\x12\n" +
-	"concord.v1\"\x8e\x02\n" +
+	"concord.v1\"\xd5\x02\n" +
 	"\x06Branch\x12\x0e\n" +
 	"\x02no\x18\x01 \x01(\rR\x02no\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12\x1a\n" +
@@ -285,7 +314,11 @@ const file_concord_v1_branch_proto_rawDesc = "" +
 	"\x05error\x18\x06 \x01(\tR\x05error\x12\x1a\n" +
 	"\battempts\x18\a \x01(\rR\battempts\x12&\n" +
 	"\x0fnext_attempt_ms\x18\b \x01(\x03R\rnextAttemptMs\x124\n" +
-	"\ablocked\x18\t \x03(\v2\x1a.concord.v1.BlockedSessionR\ablocked\"e\n" +
+	"\ablocked\x18\t \x03(\v2\x1a.concord.v1.BlockedSessionR\ablocked\x12\x19\n" +
+	"\berror_ms\x18\n" +
+	" \x01(\x03R\aerrorMs\x12\x12\n" +
+	"\x04seen\x18\v \x01(\tR\x04seen\x12\x16\n" +
+	"\x06unseen\x18\f \x01(\tR\x06unseen\"e\n" +
 	"\x0eBlockedSession\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x1b\n" +
 	"\twaited_ms\x18\x02 \x01(\x03R\bwaitedMs\x12\x1c\n" +

@@ -60,7 +60,11 @@ type CommitRequest struct {
 	// committed under it this one is aborted. It is remembered as long as the outcome.
 	Key string `protobuf:"bytes,8,opt,name=key,proto3" json:"key,omitempty"`
 	// Kept with the key, at most 4096 bytes.
-	Result        []byte `protobuf:"bytes,9,opt,name=result,proto3" json:"result,omitempty"`
+	Result []byte `protobuf:"bytes,9,opt,name=result,proto3" json:"result,omitempty"`
+	// The span of the transaction as a W3C traceparent, of version 00; anything else is ignored. Where a node ends
+	// branches that the client has not ended, its log names trace and span. Only the leader that is asked knows, and
+	// not for long.
+	Traceparent   string `protobuf:"bytes,10,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -156,6 +160,13 @@ func (x *CommitRequest) GetResult() []byte {
 		return x.Result
 	}
 	return nil
+}
+
+func (x *CommitRequest) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
 }
 
 // AgentBranches are the branches of a transaction that one agent holds.
@@ -1438,9 +1449,14 @@ func (x *OutcomeResponse) GetFinished() bool {
 }
 
 type KeyUseRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Seen          string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Seen  string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
+	// Who claims the key: a name in the form of a gid, which is that of no transaction. The claim ends with the lease
+	// that it names. Empty: nobody.
+	Claim string `protobuf:"bytes,3,opt,name=claim,proto3" json:"claim,omitempty"`
+	// For how long it is claimed if nothing ends that before, an hour at most; 0 gives it back.
+	ClaimMs       int64 `protobuf:"varint,4,opt,name=claim_ms,json=claimMs,proto3" json:"claim_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1489,13 +1505,29 @@ func (x *KeyUseRequest) GetSeen() string {
 	return ""
 }
 
+func (x *KeyUseRequest) GetClaim() string {
+	if x != nil {
+		return x.Claim
+	}
+	return ""
+}
+
+func (x *KeyUseRequest) GetClaimMs() int64 {
+	if x != nil {
+		return x.ClaimMs
+	}
+	return 0
+}
+
 type KeyUseResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Of the transaction; empty if none is committed under the key, or none that is remembered.
 	Gid string `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
 	// As its commit request had it.
-	Result        []byte `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
-	Zxid          string `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	Result []byte `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	Zxid   string `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	// Somebody else has claimed the key and committed nothing under it so far: ask again in a moment.
+	Claimed       bool `protobuf:"varint,4,opt,name=claimed,proto3" json:"claimed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1549,6 +1581,13 @@ func (x *KeyUseResponse) GetZxid() string {
 		return x.Zxid
 	}
 	return ""
+}
+
+func (x *KeyUseResponse) GetClaimed() bool {
+	if x != nil {
+		return x.Claimed
+	}
+	return false
 }
 
 type FollowRequest struct {
@@ -1697,8 +1736,20 @@ type Transaction struct {
 	// Only in the answer to Get, of a transaction without decision: whether every branch is there, as
 	// the prepared ones say themselves, in words.
 	Whole string `protobuf:"bytes,11,opt,name=whole,proto3" json:"whole,omitempty"`
+	// Who decided: client, cluster or operator; empty: there is no decision.
+	DecidedBy string `protobuf:"bytes,12,opt,name=decided_by,json=decidedBy,proto3" json:"decided_by,omitempty"`
+	// Operators' words that heuristic outcomes were dealt with.
+	Forgets []*Forget `protobuf:"bytes,13,rep,name=forgets,proto3" json:"forgets,omitempty"`
+	// Only in the answer to Get: what people did about it, oldest first, as far as that is kept.
+	Acts []*Act `protobuf:"bytes,14,rep,name=acts,proto3" json:"acts,omitempty"`
+	// Only in the answer to Get, of an operator's decision: milliseconds since 1970; 0: that is not kept.
+	DecidedMs int64 `protobuf:"varint,15,opt,name=decided_ms,json=decidedMs,proto3" json:"decided_ms,omitempty"`
+	// Only in the answer to Get, of a transaction without decision: the branches that it has, as the prepared ones say
+	// themselves, and those of them that no database has, prepared or committed.
+	Expected []uint32 `protobuf:"varint,16,rep,packed,name=expected,proto3" json:"expected,omitempty"`
+	Missing  []uint32 `protobuf:"varint,17,rep,packed,name=missing,proto3" json:"missing,omitempty"`
 	// The resource whose marker decides it, of a transaction that has a last resource; empty if that is not known here.
-	LastResource  string `protobuf:"bytes,12,opt,name=last_resource,json=lastResource,proto3" json:"last_resource,omitempty"`
+	LastResource  string `protobuf:"bytes,18,opt,name=last_resource,json=lastResource,proto3" json:"last_resource,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1810,9 +1861,407 @@ func (x *Transaction) GetWhole() string {
 	return ""
 }
 
+func (x *Transaction) GetDecidedBy() string {
+	if x != nil {
+		return x.DecidedBy
+	}
+	return ""
+}
+
+func (x *Transaction) GetForgets() []*Forget {
+	if x != nil {
+		return x.Forgets
+	}
+	return nil
+}
+
+func (x *Transaction) GetActs() []*Act {
+	if x != nil {
+		return x.Acts
+	}
+	return nil
+}
+
+func (x *Transaction) GetDecidedMs() int64 {
+	if x != nil {
+		return x.DecidedMs
+	}
+	return 0
+}
+
+func (x *Transaction) GetExpected() []uint32 {
+	if x != nil {
+		return x.Expected
+	}
+	return nil
+}
+
+func (x *Transaction) GetMissing() []uint32 {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
 func (x *Transaction) GetLastResource() string {
 	if x != nil {
 		return x.LastResource
+	}
+	return ""
+}
+
+// Forget is an operator's word.
+type Forget struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Who   string                 `protobuf:"bytes,1,opt,name=who,proto3" json:"who,omitempty"`
+	Why   string                 `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	// Milliseconds since 1970, by the clock of the leader; 0: that is not kept.
+	TimeMs        int64 `protobuf:"varint,3,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Forget) Reset() {
+	*x = Forget{}
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Forget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Forget) ProtoMessage() {}
+
+func (x *Forget) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Forget.ProtoReflect.Descriptor instead.
+func (*Forget) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Forget) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *Forget) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *Forget) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+// Act is something that a person did, or wanted to do.
+type Act struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Counts those of the cluster.
+	No uint64 `protobuf:"varint,1,opt,name=no,proto3" json:"no,omitempty"`
+	// Milliseconds since 1970, by the clock of the leader.
+	TimeMs int64 `protobuf:"varint,2,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	// Who it was by a certificate or a token; empty where nobody is asked for one.
+	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	// By that one's own word.
+	Who string `protobuf:"bytes,4,opt,name=who,proto3" json:"who,omitempty"`
+	// As the command line has it: "tx resolve --commit", "tx resolve --abort", "tx forget", "tx settle --commit",
+	// "tx settle --abort", "tx settle --abandon", "recover --apply", "resource accept", "member add", "member remove",
+	// "member replace" or "lead".
+	Command string `protobuf:"bytes,5,opt,name=command,proto3" json:"command,omitempty"`
+	Reason  string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	// What it is about, as far as the command has that.
+	Gid      string  `protobuf:"bytes,7,opt,name=gid,proto3" json:"gid,omitempty"`
+	Branch   *uint32 `protobuf:"varint,8,opt,name=branch,proto3,oneof" json:"branch,omitempty"`
+	Resource string  `protobuf:"bytes,9,opt,name=resource,proto3" json:"resource,omitempty"`
+	Node     uint64  `protobuf:"varint,10,opt,name=node,proto3" json:"node,omitempty"`
+	// begun (it is under way), done, refused (nothing was done) or unknown (nobody saw the end, and it may have been
+	// done).
+	Outcome string `protobuf:"bytes,11,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	// Why it was refused, or what came of it.
+	Says          string `protobuf:"bytes,12,opt,name=says,proto3" json:"says,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Act) Reset() {
+	*x = Act{}
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Act) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Act) ProtoMessage() {}
+
+func (x *Act) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Act.ProtoReflect.Descriptor instead.
+func (*Act) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Act) GetNo() uint64 {
+	if x != nil {
+		return x.No
+	}
+	return 0
+}
+
+func (x *Act) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *Act) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Act) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *Act) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *Act) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Act) GetGid() string {
+	if x != nil {
+		return x.Gid
+	}
+	return ""
+}
+
+func (x *Act) GetBranch() uint32 {
+	if x != nil && x.Branch != nil {
+		return *x.Branch
+	}
+	return 0
+}
+
+func (x *Act) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *Act) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *Act) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *Act) GetSays() string {
+	if x != nil {
+		return x.Says
+	}
+	return ""
+}
+
+type AuditRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only acts since, in milliseconds since 1970; 0: all.
+	SinceMs int64 `protobuf:"varint,1,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	// Only those of this subject, or who signed so.
+	Who string `protobuf:"bytes,2,opt,name=who,proto3" json:"who,omitempty"`
+	// Only those about this transaction.
+	Gid string `protobuf:"bytes,3,opt,name=gid,proto3" json:"gid,omitempty"`
+	// At most this many; 0 means 100; at most 10000.
+	Limit uint32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Continue before the act with this number; 0: from the newest.
+	Before        uint64 `protobuf:"varint,5,opt,name=before,proto3" json:"before,omitempty"`
+	Seen          string `protobuf:"bytes,6,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditRequest) Reset() {
+	*x = AuditRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditRequest) ProtoMessage() {}
+
+func (x *AuditRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditRequest.ProtoReflect.Descriptor instead.
+func (*AuditRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *AuditRequest) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *AuditRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *AuditRequest) GetGid() string {
+	if x != nil {
+		return x.Gid
+	}
+	return ""
+}
+
+func (x *AuditRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *AuditRequest) GetBefore() uint64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+func (x *AuditRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+type AuditResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Acts  []*Act                 `protobuf:"bytes,1,rep,name=acts,proto3" json:"acts,omitempty"`
+	// Set if there is more: pass it as before.
+	Next          uint64 `protobuf:"varint,2,opt,name=next,proto3" json:"next,omitempty"`
+	Zxid          string `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditResponse) Reset() {
+	*x = AuditResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditResponse) ProtoMessage() {}
+
+func (x *AuditResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditResponse.ProtoReflect.Descriptor instead.
+func (*AuditResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *AuditResponse) GetActs() []*Act {
+	if x != nil {
+		return x.Acts
+	}
+	return nil
+}
+
+func (x *AuditResponse) GetNext() uint64 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
+func (x *AuditResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
 	}
 	return ""
 }
@@ -1825,14 +2274,16 @@ type Heuristic struct {
 	Why       string                 `protobuf:"bytes,4,opt,name=why,proto3" json:"why,omitempty"`
 	Forgotten bool                   `protobuf:"varint,5,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
 	// Who says so: client, cluster or operator.
-	By            string `protobuf:"bytes,6,opt,name=by,proto3" json:"by,omitempty"`
+	By string `protobuf:"bytes,6,opt,name=by,proto3" json:"by,omitempty"`
+	// Of an operator: milliseconds since 1970, by the clock of the leader; 0: that is not kept.
+	TimeMs        int64 `protobuf:"varint,7,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Heuristic) Reset() {
 	*x = Heuristic{}
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1844,7 +2295,7 @@ func (x *Heuristic) String() string {
 func (*Heuristic) ProtoMessage() {}
 
 func (x *Heuristic) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1857,7 +2308,7 @@ func (x *Heuristic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heuristic.ProtoReflect.Descriptor instead.
 func (*Heuristic) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Heuristic) GetNo() uint32 {
@@ -1902,6 +2353,13 @@ func (x *Heuristic) GetBy() string {
 	return ""
 }
 
+func (x *Heuristic) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
 type ListRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// in-doubt (everything that is not finished), committing, aborting, committed, aborted, unrecorded, heuristic;
@@ -1920,7 +2378,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1932,7 +2390,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1945,7 +2403,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListRequest) GetState() string {
@@ -2004,7 +2462,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2016,7 +2474,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2029,7 +2487,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListResponse) GetTransactions() []*Transaction {
@@ -2070,7 +2528,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2082,7 +2540,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2095,7 +2553,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetRequest) GetGid() string {
@@ -2122,7 +2580,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2134,7 +2592,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2147,7 +2605,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetResponse) GetTransaction() *Transaction {
@@ -2186,7 +2644,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2198,7 +2656,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2211,7 +2669,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ResolveRequest) GetGid() string {
@@ -2280,7 +2738,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2292,7 +2750,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2305,7 +2763,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ResolveResponse) GetDecision() string {
@@ -2334,7 +2792,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2346,7 +2804,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2359,7 +2817,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ForgetRequest) GetGid() string {
@@ -2399,7 +2857,7 @@ type ForgetResponse struct {
 
 func (x *ForgetResponse) Reset() {
 	*x = ForgetResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2411,7 +2869,7 @@ func (x *ForgetResponse) String() string {
 func (*ForgetResponse) ProtoMessage() {}
 
 func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2424,7 +2882,7 @@ func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetResponse.ProtoReflect.Descriptor instead.
 func (*ForgetResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ForgetResponse) GetZxid() string {
@@ -2453,7 +2911,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2465,7 +2923,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2478,7 +2936,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SettleRequest) GetGid() string {
@@ -2542,7 +3000,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2554,7 +3012,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2567,7 +3025,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SettleResponse) GetZxid() string {
@@ -2603,7 +3061,7 @@ type ReplaceMemberRequest struct {
 
 func (x *ReplaceMemberRequest) Reset() {
 	*x = ReplaceMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2615,7 +3073,7 @@ func (x *ReplaceMemberRequest) String() string {
 func (*ReplaceMemberRequest) ProtoMessage() {}
 
 func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2628,7 +3086,7 @@ func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceMemberRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReplaceMemberRequest) GetNode() uint64 {
@@ -2668,7 +3126,7 @@ type ReplaceMemberResponse struct {
 
 func (x *ReplaceMemberResponse) Reset() {
 	*x = ReplaceMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2680,7 +3138,7 @@ func (x *ReplaceMemberResponse) String() string {
 func (*ReplaceMemberResponse) ProtoMessage() {}
 
 func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2693,7 +3151,7 @@ func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceMemberResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ReplaceMemberResponse) GetZxid() string {
@@ -2722,7 +3180,7 @@ type AddMemberRequest struct {
 
 func (x *AddMemberRequest) Reset() {
 	*x = AddMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[40]
+	mi := &file_concord_v1_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2734,7 +3192,7 @@ func (x *AddMemberRequest) String() string {
 func (*AddMemberRequest) ProtoMessage() {}
 
 func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[40]
+	mi := &file_concord_v1_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2747,7 +3205,7 @@ func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
 func (*AddMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AddMemberRequest) GetNode() uint64 {
@@ -2815,7 +3273,7 @@ type AddMemberResponse struct {
 
 func (x *AddMemberResponse) Reset() {
 	*x = AddMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[41]
+	mi := &file_concord_v1_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2827,7 +3285,7 @@ func (x *AddMemberResponse) String() string {
 func (*AddMemberResponse) ProtoMessage() {}
 
 func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[41]
+	mi := &file_concord_v1_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2840,7 +3298,7 @@ func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberResponse.ProtoReflect.Descriptor instead.
 func (*AddMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *AddMemberResponse) GetZxid() string {
@@ -2864,7 +3322,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[42]
+	mi := &file_concord_v1_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2876,7 +3334,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[42]
+	mi := &file_concord_v1_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2889,7 +3347,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{42}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RemoveMemberRequest) GetNode() uint64 {
@@ -2936,7 +3394,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[43]
+	mi := &file_concord_v1_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2948,7 +3406,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[43]
+	mi := &file_concord_v1_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2961,7 +3419,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{43}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RemoveMemberResponse) GetZxid() string {
@@ -2983,7 +3441,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[44]
+	mi := &file_concord_v1_concord_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2995,7 +3453,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[44]
+	mi := &file_concord_v1_concord_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3008,7 +3466,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{44}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *TransferLeadershipRequest) GetNode() uint64 {
@@ -3048,7 +3506,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[45]
+	mi := &file_concord_v1_concord_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3060,7 +3518,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[45]
+	mi := &file_concord_v1_concord_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3073,7 +3531,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{45}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *TransferLeadershipResponse) GetZxid() string {
@@ -3088,15 +3546,18 @@ type RecoverRequest struct {
 	// Carry the plan out.
 	Apply bool `protobuf:"varint,1,opt,name=apply,proto3" json:"apply,omitempty"`
 	// Only this transaction.
-	Gid           string `protobuf:"bytes,2,opt,name=gid,proto3" json:"gid,omitempty"`
-	Seen          string `protobuf:"bytes,3,opt,name=seen,proto3" json:"seen,omitempty"`
+	Gid  string `protobuf:"bytes,2,opt,name=gid,proto3" json:"gid,omitempty"`
+	Seen string `protobuf:"bytes,3,opt,name=seen,proto3" json:"seen,omitempty"`
+	// With apply: who does it, and why, for the audit.
+	Who           string `protobuf:"bytes,4,opt,name=who,proto3" json:"who,omitempty"`
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RecoverRequest) Reset() {
 	*x = RecoverRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[46]
+	mi := &file_concord_v1_concord_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3108,7 +3569,7 @@ func (x *RecoverRequest) String() string {
 func (*RecoverRequest) ProtoMessage() {}
 
 func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[46]
+	mi := &file_concord_v1_concord_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3121,7 +3582,7 @@ func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{46}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RecoverRequest) GetApply() bool {
@@ -3145,10 +3606,26 @@ func (x *RecoverRequest) GetSeen() string {
 	return ""
 }
 
+func (x *RecoverRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *RecoverRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// RecoverResponse is a piece of what was found and done. At least one comes each second.
 type RecoverResponse struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Actions []*RecoverAction       `protobuf:"bytes,1,rep,name=actions,proto3" json:"actions,omitempty"`
-	// Resources that could not be listed, so the plan lacks their branches.
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As they are planned and, with apply, once more when they were carried out.
+	Actions []*RecoverAction `protobuf:"bytes,1,rep,name=actions,proto3" json:"actions,omitempty"`
+	// Resources that could not be listed, within three seconds, so the plan lacks their branches.
 	Warnings []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	Zxid     string   `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
 	// Of one transaction without decision: whether every branch is there, in words.
@@ -3159,7 +3636,7 @@ type RecoverResponse struct {
 
 func (x *RecoverResponse) Reset() {
 	*x = RecoverResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[47]
+	mi := &file_concord_v1_concord_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3171,7 +3648,7 @@ func (x *RecoverResponse) String() string {
 func (*RecoverResponse) ProtoMessage() {}
 
 func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[47]
+	mi := &file_concord_v1_concord_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3184,7 +3661,7 @@ func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
 func (*RecoverResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{47}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RecoverResponse) GetActions() []*RecoverAction {
@@ -3234,7 +3711,7 @@ type RecoverAction struct {
 
 func (x *RecoverAction) Reset() {
 	*x = RecoverAction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[48]
+	mi := &file_concord_v1_concord_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3246,7 +3723,7 @@ func (x *RecoverAction) String() string {
 func (*RecoverAction) ProtoMessage() {}
 
 func (x *RecoverAction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[48]
+	mi := &file_concord_v1_concord_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3259,7 +3736,7 @@ func (x *RecoverAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverAction.ProtoReflect.Descriptor instead.
 func (*RecoverAction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{48}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RecoverAction) GetGid() string {
@@ -3318,6 +3795,120 @@ func (x *RecoverAction) GetPreparedMs() int64 {
 	return 0
 }
 
+type RetryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
+	// Only this branch.
+	No            *uint32 `protobuf:"varint,2,opt,name=no,proto3,oneof" json:"no,omitempty"`
+	Seen          string  `protobuf:"bytes,3,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryRequest) Reset() {
+	*x = RetryRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryRequest) ProtoMessage() {}
+
+func (x *RetryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryRequest.ProtoReflect.Descriptor instead.
+func (*RetryRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *RetryRequest) GetGid() string {
+	if x != nil {
+		return x.Gid
+	}
+	return ""
+}
+
+func (x *RetryRequest) GetNo() uint32 {
+	if x != nil && x.No != nil {
+		return *x.No
+	}
+	return 0
+}
+
+func (x *RetryRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+type RetryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many are tried now.
+	Branches      uint32 `protobuf:"varint,1,opt,name=branches,proto3" json:"branches,omitempty"`
+	Zxid          string `protobuf:"bytes,2,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryResponse) Reset() {
+	*x = RetryResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryResponse) ProtoMessage() {}
+
+func (x *RetryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryResponse.ProtoReflect.Descriptor instead.
+func (*RetryResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *RetryResponse) GetBranches() uint32 {
+	if x != nil {
+		return x.Branches
+	}
+	return 0
+}
+
+func (x *RetryResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Seen          string                 `protobuf:"bytes,1,opt,name=seen,proto3" json:"seen,omitempty"`
@@ -3327,7 +3918,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[49]
+	mi := &file_concord_v1_concord_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3339,7 +3930,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[49]
+	mi := &file_concord_v1_concord_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3352,7 +3943,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{49}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *StatusRequest) GetSeen() string {
@@ -3373,7 +3964,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[50]
+	mi := &file_concord_v1_concord_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3385,7 +3976,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[50]
+	mi := &file_concord_v1_concord_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3398,7 +3989,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{50}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *WatchRequest) GetIntervalMs() uint32 {
@@ -3455,7 +4046,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[51]
+	mi := &file_concord_v1_concord_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3467,7 +4058,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[51]
+	mi := &file_concord_v1_concord_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3480,7 +4071,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{51}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -3622,7 +4213,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_concord_v1_concord_proto_msgTypes[52]
+	mi := &file_concord_v1_concord_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3634,7 +4225,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[52]
+	mi := &file_concord_v1_concord_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3647,7 +4238,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{52}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Node) GetId() uint64 {
@@ -3749,7 +4340,7 @@ type ResourceStatus struct {
 
 func (x *ResourceStatus) Reset() {
 	*x = ResourceStatus{}
-	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	mi := &file_concord_v1_concord_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3761,7 +4352,7 @@ func (x *ResourceStatus) String() string {
 func (*ResourceStatus) ProtoMessage() {}
 
 func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	mi := &file_concord_v1_concord_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3774,7 +4365,7 @@ func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceStatus.ProtoReflect.Descriptor instead.
 func (*ResourceStatus) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{53}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ResourceStatus) GetName() string {
@@ -3890,7 +4481,7 @@ type Quarantine struct {
 
 func (x *Quarantine) Reset() {
 	*x = Quarantine{}
-	mi := &file_concord_v1_concord_proto_msgTypes[54]
+	mi := &file_concord_v1_concord_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3902,7 +4493,7 @@ func (x *Quarantine) String() string {
 func (*Quarantine) ProtoMessage() {}
 
 func (x *Quarantine) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[54]
+	mi := &file_concord_v1_concord_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3915,7 +4506,7 @@ func (x *Quarantine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quarantine.ProtoReflect.Descriptor instead.
 func (*Quarantine) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{54}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Quarantine) GetHas() string {
@@ -3949,7 +4540,7 @@ type ReportResourceRequest struct {
 
 func (x *ReportResourceRequest) Reset() {
 	*x = ReportResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[55]
+	mi := &file_concord_v1_concord_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3961,7 +4552,7 @@ func (x *ReportResourceRequest) String() string {
 func (*ReportResourceRequest) ProtoMessage() {}
 
 func (x *ReportResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[55]
+	mi := &file_concord_v1_concord_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3974,7 +4565,7 @@ func (x *ReportResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResourceRequest.ProtoReflect.Descriptor instead.
 func (*ReportResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{55}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ReportResourceRequest) GetName() string {
@@ -4010,7 +4601,7 @@ type ReportResourceResponse struct {
 
 func (x *ReportResourceResponse) Reset() {
 	*x = ReportResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[56]
+	mi := &file_concord_v1_concord_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4022,7 +4613,7 @@ func (x *ReportResourceResponse) String() string {
 func (*ReportResourceResponse) ProtoMessage() {}
 
 func (x *ReportResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[56]
+	mi := &file_concord_v1_concord_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4035,7 +4626,7 @@ func (x *ReportResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResourceResponse.ProtoReflect.Descriptor instead.
 func (*ReportResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{56}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ReportResourceResponse) GetName() string {
@@ -4112,7 +4703,7 @@ type ToldBranch struct {
 
 func (x *ToldBranch) Reset() {
 	*x = ToldBranch{}
-	mi := &file_concord_v1_concord_proto_msgTypes[57]
+	mi := &file_concord_v1_concord_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4124,7 +4715,7 @@ func (x *ToldBranch) String() string {
 func (*ToldBranch) ProtoMessage() {}
 
 func (x *ToldBranch) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[57]
+	mi := &file_concord_v1_concord_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4137,7 +4728,7 @@ func (x *ToldBranch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToldBranch.ProtoReflect.Descriptor instead.
 func (*ToldBranch) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{57}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ToldBranch) GetGid() string {
@@ -4194,7 +4785,7 @@ type AcceptResourceRequest struct {
 
 func (x *AcceptResourceRequest) Reset() {
 	*x = AcceptResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[58]
+	mi := &file_concord_v1_concord_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4206,7 +4797,7 @@ func (x *AcceptResourceRequest) String() string {
 func (*AcceptResourceRequest) ProtoMessage() {}
 
 func (x *AcceptResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[58]
+	mi := &file_concord_v1_concord_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4219,7 +4810,7 @@ func (x *AcceptResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptResourceRequest.ProtoReflect.Descriptor instead.
 func (*AcceptResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{58}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *AcceptResourceRequest) GetName() string {
@@ -4259,7 +4850,7 @@ type AcceptResourceResponse struct {
 
 func (x *AcceptResourceResponse) Reset() {
 	*x = AcceptResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[59]
+	mi := &file_concord_v1_concord_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4271,7 +4862,7 @@ func (x *AcceptResourceResponse) String() string {
 func (*AcceptResourceResponse) ProtoMessage() {}
 
 func (x *AcceptResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[59]
+	mi := &file_concord_v1_concord_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4284,7 +4875,7 @@ func (x *AcceptResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptResourceResponse.ProtoReflect.Descriptor instead.
 func (*AcceptResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{59}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *AcceptResourceResponse) GetZxid() string {
@@ -4307,7 +4898,7 @@ type ResourcesRequest struct {
 
 func (x *ResourcesRequest) Reset() {
 	*x = ResourcesRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[60]
+	mi := &file_concord_v1_concord_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4319,7 +4910,7 @@ func (x *ResourcesRequest) String() string {
 func (*ResourcesRequest) ProtoMessage() {}
 
 func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[60]
+	mi := &file_concord_v1_concord_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4332,7 +4923,7 @@ func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{60}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ResourcesRequest) GetSeen() string {
@@ -4375,7 +4966,7 @@ type ResourcesResponse struct {
 
 func (x *ResourcesResponse) Reset() {
 	*x = ResourcesResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[61]
+	mi := &file_concord_v1_concord_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4387,7 +4978,7 @@ func (x *ResourcesResponse) String() string {
 func (*ResourcesResponse) ProtoMessage() {}
 
 func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[61]
+	mi := &file_concord_v1_concord_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4400,7 +4991,7 @@ func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{61}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ResourcesResponse) GetCluster() string {
@@ -4463,7 +5054,7 @@ type CheckResourceRequest struct {
 
 func (x *CheckResourceRequest) Reset() {
 	*x = CheckResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[62]
+	mi := &file_concord_v1_concord_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4475,7 +5066,7 @@ func (x *CheckResourceRequest) String() string {
 func (*CheckResourceRequest) ProtoMessage() {}
 
 func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[62]
+	mi := &file_concord_v1_concord_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4488,7 +5079,7 @@ func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceRequest.ProtoReflect.Descriptor instead.
 func (*CheckResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{62}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *CheckResourceRequest) GetName() string {
@@ -4516,7 +5107,7 @@ type CheckResourceResponse struct {
 
 func (x *CheckResourceResponse) Reset() {
 	*x = CheckResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[63]
+	mi := &file_concord_v1_concord_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4528,7 +5119,7 @@ func (x *CheckResourceResponse) String() string {
 func (*CheckResourceResponse) ProtoMessage() {}
 
 func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[63]
+	mi := &file_concord_v1_concord_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4541,7 +5132,7 @@ func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceResponse.ProtoReflect.Descriptor instead.
 func (*CheckResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{63}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *CheckResourceResponse) GetReports() []*ResourceReport {
@@ -4572,7 +5163,7 @@ type ResourceReport struct {
 
 func (x *ResourceReport) Reset() {
 	*x = ResourceReport{}
-	mi := &file_concord_v1_concord_proto_msgTypes[64]
+	mi := &file_concord_v1_concord_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4584,7 +5175,7 @@ func (x *ResourceReport) String() string {
 func (*ResourceReport) ProtoMessage() {}
 
 func (x *ResourceReport) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[64]
+	mi := &file_concord_v1_concord_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4597,7 +5188,7 @@ func (x *ResourceReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceReport.ProtoReflect.Descriptor instead.
 func (*ResourceReport) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{64}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ResourceReport) GetName() string {
@@ -4654,7 +5245,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_concord_v1_concord_proto_msgTypes[65]
+	mi := &file_concord_v1_concord_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4666,7 +5257,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[65]
+	mi := &file_concord_v1_concord_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4679,7 +5270,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{65}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *Finding) GetWhat() string {
@@ -4722,7 +5313,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_concord_v1_concord_proto_msgTypes[66]
+	mi := &file_concord_v1_concord_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4734,7 +5325,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[66]
+	mi := &file_concord_v1_concord_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4747,7 +5338,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{66}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *NotLeader) GetLeader() uint64 {
@@ -4769,7 +5360,7 @@ var File_concord_v1_concord_proto protoreflect.FileDescriptor
 const file_concord_v1_concord_proto_rawDesc = "" +
 	"\n" +
 	"\x18concord/v1/concord.proto\x12\n" +
-	"concord.v1\x1a\x17concord/v1/branch.proto\x1a\x17concord/v1/member.proto\"\x8e\x02\n" +
+	"concord.v1\x1a\x17concord/v1/branch.proto\x1a\x17concord/v1/member.proto\"\xb0\x02\n" +
 	"\rCommitRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12.\n" +
@@ -4779,7 +5370,9 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04seen\x18\x06 \x01(\tR\x04seen\x121\n" +
 	"\x06agents\x18\a \x03(\v2\x19.concord.v1.AgentBranchesR\x06agents\x12\x10\n" +
 	"\x03key\x18\b \x01(\tR\x03key\x12\x16\n" +
-	"\x06result\x18\t \x01(\fR\x06result\"\x85\x01\n" +
+	"\x06result\x18\t \x01(\fR\x06result\x12 \n" +
+	"\vtraceparent\x18\n" +
+	" \x01(\tR\vtraceparent\"\x85\x01\n" +
 	"\rAgentBranches\x12'\n" +
 	"\x05agent\x18\x01 \x01(\v2\x11.concord.v1.PartyR\x05agent\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x125\n" +
@@ -4861,14 +5454,17 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\aoutcome\x18\x01 \x01(\tR\aoutcome\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04zxid\x18\x03 \x01(\tR\x04zxid\x12\x1a\n" +
-	"\bfinished\x18\x04 \x01(\bR\bfinished\"5\n" +
+	"\bfinished\x18\x04 \x01(\bR\bfinished\"f\n" +
 	"\rKeyUseRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
-	"\x04seen\x18\x02 \x01(\tR\x04seen\"N\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\x12\x14\n" +
+	"\x05claim\x18\x03 \x01(\tR\x05claim\x12\x19\n" +
+	"\bclaim_ms\x18\x04 \x01(\x03R\aclaimMs\"h\n" +
 	"\x0eKeyUseResponse\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x16\n" +
 	"\x06result\x18\x02 \x01(\fR\x06result\x12\x12\n" +
-	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"O\n" +
+	"\x04zxid\x18\x03 \x01(\tR\x04zxid\x12\x18\n" +
+	"\aclaimed\x18\x04 \x01(\bR\aclaimed\"O\n" +
 	"\rFollowRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x12\n" +
 	"\x04seen\x18\x02 \x01(\tR\x04seen\x12\x18\n" +
@@ -4877,7 +5473,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\bdecision\x18\x01 \x01(\tR\bdecision\x12\x1f\n" +
 	"\vlease_ended\x18\x02 \x01(\bR\n" +
 	"leaseEnded\x12\x12\n" +
-	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"\xee\x02\n" +
+	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"\xb5\x04\n" +
 	"\vTransaction\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x1a\n" +
@@ -4893,15 +5489,54 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x05label\x18\t \x01(\tR\x05label\x12\x18\n" +
 	"\aoutcome\x18\n" +
 	" \x01(\tR\aoutcome\x12\x14\n" +
-	"\x05whole\x18\v \x01(\tR\x05whole\x12#\n" +
-	"\rlast_resource\x18\f \x01(\tR\flastResource\"\x87\x01\n" +
+	"\x05whole\x18\v \x01(\tR\x05whole\x12\x1d\n" +
+	"\n" +
+	"decided_by\x18\f \x01(\tR\tdecidedBy\x12,\n" +
+	"\aforgets\x18\r \x03(\v2\x12.concord.v1.ForgetR\aforgets\x12#\n" +
+	"\x04acts\x18\x0e \x03(\v2\x0f.concord.v1.ActR\x04acts\x12\x1d\n" +
+	"\n" +
+	"decided_ms\x18\x0f \x01(\x03R\tdecidedMs\x12\x1a\n" +
+	"\bexpected\x18\x10 \x03(\rR\bexpected\x12\x18\n" +
+	"\amissing\x18\x11 \x03(\rR\amissing\x12#\n" +
+	"\rlast_resource\x18\x12 \x01(\tR\flastResource\"E\n" +
+	"\x06Forget\x12\x10\n" +
+	"\x03who\x18\x01 \x01(\tR\x03who\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\x12\x17\n" +
+	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\"\xa4\x02\n" +
+	"\x03Act\x12\x0e\n" +
+	"\x02no\x18\x01 \x01(\x04R\x02no\x12\x17\n" +
+	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12\x10\n" +
+	"\x03who\x18\x04 \x01(\tR\x03who\x12\x18\n" +
+	"\acommand\x18\x05 \x01(\tR\acommand\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x10\n" +
+	"\x03gid\x18\a \x01(\tR\x03gid\x12\x1b\n" +
+	"\x06branch\x18\b \x01(\rH\x00R\x06branch\x88\x01\x01\x12\x1a\n" +
+	"\bresource\x18\t \x01(\tR\bresource\x12\x12\n" +
+	"\x04node\x18\n" +
+	" \x01(\x04R\x04node\x12\x18\n" +
+	"\aoutcome\x18\v \x01(\tR\aoutcome\x12\x12\n" +
+	"\x04says\x18\f \x01(\tR\x04saysB\t\n" +
+	"\a_branch\"\x8f\x01\n" +
+	"\fAuditRequest\x12\x19\n" +
+	"\bsince_ms\x18\x01 \x01(\x03R\asinceMs\x12\x10\n" +
+	"\x03who\x18\x02 \x01(\tR\x03who\x12\x10\n" +
+	"\x03gid\x18\x03 \x01(\tR\x03gid\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\rR\x05limit\x12\x16\n" +
+	"\x06before\x18\x05 \x01(\x04R\x06before\x12\x12\n" +
+	"\x04seen\x18\x06 \x01(\tR\x04seen\"\\\n" +
+	"\rAuditResponse\x12#\n" +
+	"\x04acts\x18\x01 \x03(\v2\x0f.concord.v1.ActR\x04acts\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\x04R\x04next\x12\x12\n" +
+	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"\xa0\x01\n" +
 	"\tHeuristic\x12\x0e\n" +
 	"\x02no\x18\x01 \x01(\rR\x02no\x12\x18\n" +
 	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12\x10\n" +
 	"\x03who\x18\x03 \x01(\tR\x03who\x12\x10\n" +
 	"\x03why\x18\x04 \x01(\tR\x03why\x12\x1c\n" +
 	"\tforgotten\x18\x05 \x01(\bR\tforgotten\x12\x0e\n" +
-	"\x02by\x18\x06 \x01(\tR\x02by\"\xa3\x01\n" +
+	"\x02by\x18\x06 \x01(\tR\x02by\x12\x17\n" +
+	"\atime_ms\x18\a \x01(\x03R\x06timeMs\"\xa3\x01\n" +
 	"\vListRequest\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12\"\n" +
 	"\rolder_than_ms\x18\x02 \x01(\x03R\volderThanMs\x12\x1a\n" +
@@ -4984,11 +5619,13 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04seen\x18\x04 \x01(\tR\x04seen\"0\n" +
 	"\x1aTransferLeadershipResponse\x12\x12\n" +
-	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"L\n" +
+	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"v\n" +
 	"\x0eRecoverRequest\x12\x14\n" +
 	"\x05apply\x18\x01 \x01(\bR\x05apply\x12\x10\n" +
 	"\x03gid\x18\x02 \x01(\tR\x03gid\x12\x12\n" +
-	"\x04seen\x18\x03 \x01(\tR\x04seen\"\x8c\x01\n" +
+	"\x04seen\x18\x03 \x01(\tR\x04seen\x12\x10\n" +
+	"\x03who\x18\x04 \x01(\tR\x03who\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\x8c\x01\n" +
 	"\x0fRecoverResponse\x123\n" +
 	"\aactions\x18\x01 \x03(\v2\x19.concord.v1.RecoverActionR\aactions\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\x12\x12\n" +
@@ -5003,7 +5640,15 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x06result\x18\x06 \x01(\tR\x06result\x12\x14\n" +
 	"\x05error\x18\a \x01(\tR\x05error\x12\x1f\n" +
 	"\vprepared_ms\x18\b \x01(\x03R\n" +
-	"preparedMs\"#\n" +
+	"preparedMs\"P\n" +
+	"\fRetryRequest\x12\x10\n" +
+	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x13\n" +
+	"\x02no\x18\x02 \x01(\rH\x00R\x02no\x88\x01\x01\x12\x12\n" +
+	"\x04seen\x18\x03 \x01(\tR\x04seenB\x05\n" +
+	"\x03_no\"?\n" +
+	"\rRetryResponse\x12\x1a\n" +
+	"\bbranches\x18\x01 \x01(\rR\bbranches\x12\x12\n" +
+	"\x04zxid\x18\x02 \x01(\tR\x04zxid\"#\n" +
 	"\rStatusRequest\x12\x12\n" +
 	"\x04seen\x18\x01 \x01(\tR\x04seen\"C\n" +
 	"\fWatchRequest\x12\x1f\n" +
@@ -5130,7 +5775,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03fix\x18\x04 \x01(\tR\x03fix\"5\n" +
 	"\tNotLeader\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\x04R\x06leader\x12\x10\n" +
-	"\x03api\x18\x02 \x01(\tR\x03api2\x96\x0e\n" +
+	"\x03api\x18\x02 \x01(\tR\x03api2\x94\x0f\n" +
 	"\x12CoordinatorService\x12?\n" +
 	"\x06Commit\x12\x19.concord.v1.CommitRequest\x1a\x1a.concord.v1.CommitResponse\x12C\n" +
 	"\x06Decide\x12\x19.concord.v1.DecideRequest\x1a\x1a.concord.v1.DecideResponse(\x010\x01\x12B\n" +
@@ -5149,14 +5794,16 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\rReplaceMember\x12 .concord.v1.ReplaceMemberRequest\x1a!.concord.v1.ReplaceMemberResponse\x12H\n" +
 	"\tAddMember\x12\x1c.concord.v1.AddMemberRequest\x1a\x1d.concord.v1.AddMemberResponse\x12Q\n" +
 	"\fRemoveMember\x12\x1f.concord.v1.RemoveMemberRequest\x1a .concord.v1.RemoveMemberResponse\x12c\n" +
-	"\x12TransferLeadership\x12%.concord.v1.TransferLeadershipRequest\x1a&.concord.v1.TransferLeadershipResponse\x12B\n" +
-	"\aRecover\x12\x1a.concord.v1.RecoverRequest\x1a\x1b.concord.v1.RecoverResponse\x12?\n" +
+	"\x12TransferLeadership\x12%.concord.v1.TransferLeadershipRequest\x1a&.concord.v1.TransferLeadershipResponse\x12<\n" +
+	"\x05Retry\x12\x18.concord.v1.RetryRequest\x1a\x19.concord.v1.RetryResponse\x12D\n" +
+	"\aRecover\x12\x1a.concord.v1.RecoverRequest\x1a\x1b.concord.v1.RecoverResponse0\x01\x12?\n" +
 	"\x06Status\x12\x19.concord.v1.StatusRequest\x1a\x1a.concord.v1.StatusResponse\x12?\n" +
 	"\x05Watch\x12\x18.concord.v1.WatchRequest\x1a\x1a.concord.v1.StatusResponse0\x01\x12H\n" +
 	"\tResources\x12\x1c.concord.v1.ResourcesRequest\x1a\x1d.concord.v1.ResourcesResponse\x12T\n" +
 	"\rCheckResource\x12 .concord.v1.CheckResourceRequest\x1a!.concord.v1.CheckResourceResponse\x12W\n" +
 	"\x0eReportResource\x12!.concord.v1.ReportResourceRequest\x1a\".concord.v1.ReportResourceResponse\x12W\n" +
-	"\x0eAcceptResource\x12!.concord.v1.AcceptResourceRequest\x1a\".concord.v1.AcceptResourceResponseB7Z5github.com/concordtx/concord/api/concord/v1;concordv1b\x06proto3"
+	"\x0eAcceptResource\x12!.concord.v1.AcceptResourceRequest\x1a\".concord.v1.AcceptResourceResponse\x12<\n" +
+	"\x05Audit\x12\x18.concord.v1.AuditRequest\x1a\x19.concord.v1.AuditResponseB7Z5github.com/concordtx/concord/api/concord/v1;concordv1b\x06proto3"
 
 var (
 	file_concord_v1_concord_proto_rawDescOnce sync.Once
@@ -5170,7 +5817,7 @@ func file_concord_v1_concord_proto_rawDescGZIP() []byte {
 	return file_concord_v1_concord_proto_rawDescData
 }
 
-var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
+var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
 var file_concord_v1_concord_proto_goTypes = []any{
 	(*CommitRequest)(nil),              // 0: concord.v1.CommitRequest
 	(*AgentBranches)(nil),              // 1: concord.v1.AgentBranches
@@ -5199,136 +5846,149 @@ var file_concord_v1_concord_proto_goTypes = []any{
 	(*FollowRequest)(nil),              // 24: concord.v1.FollowRequest
 	(*FollowResponse)(nil),             // 25: concord.v1.FollowResponse
 	(*Transaction)(nil),                // 26: concord.v1.Transaction
-	(*Heuristic)(nil),                  // 27: concord.v1.Heuristic
-	(*ListRequest)(nil),                // 28: concord.v1.ListRequest
-	(*ListResponse)(nil),               // 29: concord.v1.ListResponse
-	(*GetRequest)(nil),                 // 30: concord.v1.GetRequest
-	(*GetResponse)(nil),                // 31: concord.v1.GetResponse
-	(*ResolveRequest)(nil),             // 32: concord.v1.ResolveRequest
-	(*ResolveResponse)(nil),            // 33: concord.v1.ResolveResponse
-	(*ForgetRequest)(nil),              // 34: concord.v1.ForgetRequest
-	(*ForgetResponse)(nil),             // 35: concord.v1.ForgetResponse
-	(*SettleRequest)(nil),              // 36: concord.v1.SettleRequest
-	(*SettleResponse)(nil),             // 37: concord.v1.SettleResponse
-	(*ReplaceMemberRequest)(nil),       // 38: concord.v1.ReplaceMemberRequest
-	(*ReplaceMemberResponse)(nil),      // 39: concord.v1.ReplaceMemberResponse
-	(*AddMemberRequest)(nil),           // 40: concord.v1.AddMemberRequest
-	(*AddMemberResponse)(nil),          // 41: concord.v1.AddMemberResponse
-	(*RemoveMemberRequest)(nil),        // 42: concord.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 43: concord.v1.RemoveMemberResponse
-	(*TransferLeadershipRequest)(nil),  // 44: concord.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 45: concord.v1.TransferLeadershipResponse
-	(*RecoverRequest)(nil),             // 46: concord.v1.RecoverRequest
-	(*RecoverResponse)(nil),            // 47: concord.v1.RecoverResponse
-	(*RecoverAction)(nil),              // 48: concord.v1.RecoverAction
-	(*StatusRequest)(nil),              // 49: concord.v1.StatusRequest
-	(*WatchRequest)(nil),               // 50: concord.v1.WatchRequest
-	(*StatusResponse)(nil),             // 51: concord.v1.StatusResponse
-	(*Node)(nil),                       // 52: concord.v1.Node
-	(*ResourceStatus)(nil),             // 53: concord.v1.ResourceStatus
-	(*Quarantine)(nil),                 // 54: concord.v1.Quarantine
-	(*ReportResourceRequest)(nil),      // 55: concord.v1.ReportResourceRequest
-	(*ReportResourceResponse)(nil),     // 56: concord.v1.ReportResourceResponse
-	(*ToldBranch)(nil),                 // 57: concord.v1.ToldBranch
-	(*AcceptResourceRequest)(nil),      // 58: concord.v1.AcceptResourceRequest
-	(*AcceptResourceResponse)(nil),     // 59: concord.v1.AcceptResourceResponse
-	(*ResourcesRequest)(nil),           // 60: concord.v1.ResourcesRequest
-	(*ResourcesResponse)(nil),          // 61: concord.v1.ResourcesResponse
-	(*CheckResourceRequest)(nil),       // 62: concord.v1.CheckResourceRequest
-	(*CheckResourceResponse)(nil),      // 63: concord.v1.CheckResourceResponse
-	(*ResourceReport)(nil),             // 64: concord.v1.ResourceReport
-	(*Finding)(nil),                    // 65: concord.v1.Finding
-	(*NotLeader)(nil),                  // 66: concord.v1.NotLeader
-	(*Branch)(nil),                     // 67: concord.v1.Branch
-	(*Party)(nil),                      // 68: concord.v1.Party
-	(*DeliverRequest)(nil),             // 69: concord.v1.DeliverRequest
-	(*DeliverResponse)(nil),            // 70: concord.v1.DeliverResponse
+	(*Forget)(nil),                     // 27: concord.v1.Forget
+	(*Act)(nil),                        // 28: concord.v1.Act
+	(*AuditRequest)(nil),               // 29: concord.v1.AuditRequest
+	(*AuditResponse)(nil),              // 30: concord.v1.AuditResponse
+	(*Heuristic)(nil),                  // 31: concord.v1.Heuristic
+	(*ListRequest)(nil),                // 32: concord.v1.ListRequest
+	(*ListResponse)(nil),               // 33: concord.v1.ListResponse
+	(*GetRequest)(nil),                 // 34: concord.v1.GetRequest
+	(*GetResponse)(nil),                // 35: concord.v1.GetResponse
+	(*ResolveRequest)(nil),             // 36: concord.v1.ResolveRequest
+	(*ResolveResponse)(nil),            // 37: concord.v1.ResolveResponse
+	(*ForgetRequest)(nil),              // 38: concord.v1.ForgetRequest
+	(*ForgetResponse)(nil),             // 39: concord.v1.ForgetResponse
+	(*SettleRequest)(nil),              // 40: concord.v1.SettleRequest
+	(*SettleResponse)(nil),             // 41: concord.v1.SettleResponse
+	(*ReplaceMemberRequest)(nil),       // 42: concord.v1.ReplaceMemberRequest
+	(*ReplaceMemberResponse)(nil),      // 43: concord.v1.ReplaceMemberResponse
+	(*AddMemberRequest)(nil),           // 44: concord.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),          // 45: concord.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),        // 46: concord.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 47: concord.v1.RemoveMemberResponse
+	(*TransferLeadershipRequest)(nil),  // 48: concord.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 49: concord.v1.TransferLeadershipResponse
+	(*RecoverRequest)(nil),             // 50: concord.v1.RecoverRequest
+	(*RecoverResponse)(nil),            // 51: concord.v1.RecoverResponse
+	(*RecoverAction)(nil),              // 52: concord.v1.RecoverAction
+	(*RetryRequest)(nil),               // 53: concord.v1.RetryRequest
+	(*RetryResponse)(nil),              // 54: concord.v1.RetryResponse
+	(*StatusRequest)(nil),              // 55: concord.v1.StatusRequest
+	(*WatchRequest)(nil),               // 56: concord.v1.WatchRequest
+	(*StatusResponse)(nil),             // 57: concord.v1.StatusResponse
+	(*Node)(nil),                       // 58: concord.v1.Node
+	(*ResourceStatus)(nil),             // 59: concord.v1.ResourceStatus
+	(*Quarantine)(nil),                 // 60: concord.v1.Quarantine
+	(*ReportResourceRequest)(nil),      // 61: concord.v1.ReportResourceRequest
+	(*ReportResourceResponse)(nil),     // 62: concord.v1.ReportResourceResponse
+	(*ToldBranch)(nil),                 // 63: concord.v1.ToldBranch
+	(*AcceptResourceRequest)(nil),      // 64: concord.v1.AcceptResourceRequest
+	(*AcceptResourceResponse)(nil),     // 65: concord.v1.AcceptResourceResponse
+	(*ResourcesRequest)(nil),           // 66: concord.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),          // 67: concord.v1.ResourcesResponse
+	(*CheckResourceRequest)(nil),       // 68: concord.v1.CheckResourceRequest
+	(*CheckResourceResponse)(nil),      // 69: concord.v1.CheckResourceResponse
+	(*ResourceReport)(nil),             // 70: concord.v1.ResourceReport
+	(*Finding)(nil),                    // 71: concord.v1.Finding
+	(*NotLeader)(nil),                  // 72: concord.v1.NotLeader
+	(*Branch)(nil),                     // 73: concord.v1.Branch
+	(*Party)(nil),                      // 74: concord.v1.Party
+	(*DeliverRequest)(nil),             // 75: concord.v1.DeliverRequest
+	(*DeliverResponse)(nil),            // 76: concord.v1.DeliverResponse
 }
 var file_concord_v1_concord_proto_depIdxs = []int32{
-	67, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
+	73, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
 	1,  // 1: concord.v1.CommitRequest.agents:type_name -> concord.v1.AgentBranches
-	68, // 2: concord.v1.AgentBranches.agent:type_name -> concord.v1.Party
+	74, // 2: concord.v1.AgentBranches.agent:type_name -> concord.v1.Party
 	2,  // 3: concord.v1.AgentBranches.branches:type_name -> concord.v1.ClaimedBranch
 	5,  // 4: concord.v1.DecideRequest.commits:type_name -> concord.v1.NumberedCommit
 	0,  // 5: concord.v1.NumberedCommit.request:type_name -> concord.v1.CommitRequest
 	7,  // 6: concord.v1.DecideResponse.answers:type_name -> concord.v1.NumberedAnswer
 	3,  // 7: concord.v1.NumberedAnswer.response:type_name -> concord.v1.CommitResponse
 	8,  // 8: concord.v1.NumberedAnswer.error:type_name -> concord.v1.CommitError
-	66, // 9: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
+	72, // 9: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
 	11, // 10: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
 	10, // 11: concord.v1.FinishedRequest.decided:type_name -> concord.v1.LastDecision
-	67, // 12: concord.v1.LastDecision.branches:type_name -> concord.v1.Branch
+	73, // 12: concord.v1.LastDecision.branches:type_name -> concord.v1.Branch
 	16, // 13: concord.v1.WaitingRequest.transactions:type_name -> concord.v1.WaitingTransaction
 	17, // 14: concord.v1.WaitingTransaction.branches:type_name -> concord.v1.WaitingBranch
 	19, // 15: concord.v1.WaitingResponse.deadlocks:type_name -> concord.v1.Deadlock
-	67, // 16: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
-	27, // 17: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
-	26, // 18: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
-	26, // 19: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
-	48, // 20: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
-	52, // 21: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
-	53, // 22: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
-	54, // 23: concord.v1.ResourceStatus.quarantine:type_name -> concord.v1.Quarantine
-	54, // 24: concord.v1.ReportResourceResponse.quarantine:type_name -> concord.v1.Quarantine
-	57, // 25: concord.v1.ReportResourceResponse.branches:type_name -> concord.v1.ToldBranch
-	53, // 26: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
-	64, // 27: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
-	65, // 28: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
-	0,  // 29: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
-	4,  // 30: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
-	69, // 31: concord.v1.CoordinatorService.Deliver:input_type -> concord.v1.DeliverRequest
-	9,  // 32: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
-	13, // 33: concord.v1.CoordinatorService.Lease:input_type -> concord.v1.LeaseRequest
-	15, // 34: concord.v1.CoordinatorService.Waiting:input_type -> concord.v1.WaitingRequest
-	20, // 35: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
-	22, // 36: concord.v1.CoordinatorService.KeyUse:input_type -> concord.v1.KeyUseRequest
-	24, // 37: concord.v1.CoordinatorService.Follow:input_type -> concord.v1.FollowRequest
-	28, // 38: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
-	30, // 39: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
-	32, // 40: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
-	34, // 41: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
-	36, // 42: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
-	38, // 43: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
-	40, // 44: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
-	42, // 45: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
-	44, // 46: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
-	46, // 47: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
-	49, // 48: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
-	50, // 49: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
-	60, // 50: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
-	62, // 51: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
-	55, // 52: concord.v1.CoordinatorService.ReportResource:input_type -> concord.v1.ReportResourceRequest
-	58, // 53: concord.v1.CoordinatorService.AcceptResource:input_type -> concord.v1.AcceptResourceRequest
-	3,  // 54: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
-	6,  // 55: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
-	70, // 56: concord.v1.CoordinatorService.Deliver:output_type -> concord.v1.DeliverResponse
-	12, // 57: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
-	14, // 58: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
-	18, // 59: concord.v1.CoordinatorService.Waiting:output_type -> concord.v1.WaitingResponse
-	21, // 60: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
-	23, // 61: concord.v1.CoordinatorService.KeyUse:output_type -> concord.v1.KeyUseResponse
-	25, // 62: concord.v1.CoordinatorService.Follow:output_type -> concord.v1.FollowResponse
-	29, // 63: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
-	31, // 64: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
-	33, // 65: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
-	35, // 66: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
-	37, // 67: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
-	39, // 68: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
-	41, // 69: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
-	43, // 70: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
-	45, // 71: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
-	47, // 72: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
-	51, // 73: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
-	51, // 74: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
-	61, // 75: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
-	63, // 76: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
-	56, // 77: concord.v1.CoordinatorService.ReportResource:output_type -> concord.v1.ReportResourceResponse
-	59, // 78: concord.v1.CoordinatorService.AcceptResource:output_type -> concord.v1.AcceptResourceResponse
-	54, // [54:79] is the sub-list for method output_type
-	29, // [29:54] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	73, // 16: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
+	31, // 17: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
+	27, // 18: concord.v1.Transaction.forgets:type_name -> concord.v1.Forget
+	28, // 19: concord.v1.Transaction.acts:type_name -> concord.v1.Act
+	28, // 20: concord.v1.AuditResponse.acts:type_name -> concord.v1.Act
+	26, // 21: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
+	26, // 22: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
+	52, // 23: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
+	58, // 24: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
+	59, // 25: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
+	60, // 26: concord.v1.ResourceStatus.quarantine:type_name -> concord.v1.Quarantine
+	60, // 27: concord.v1.ReportResourceResponse.quarantine:type_name -> concord.v1.Quarantine
+	63, // 28: concord.v1.ReportResourceResponse.branches:type_name -> concord.v1.ToldBranch
+	59, // 29: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
+	70, // 30: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
+	71, // 31: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
+	0,  // 32: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
+	4,  // 33: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
+	75, // 34: concord.v1.CoordinatorService.Deliver:input_type -> concord.v1.DeliverRequest
+	9,  // 35: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
+	13, // 36: concord.v1.CoordinatorService.Lease:input_type -> concord.v1.LeaseRequest
+	15, // 37: concord.v1.CoordinatorService.Waiting:input_type -> concord.v1.WaitingRequest
+	20, // 38: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
+	22, // 39: concord.v1.CoordinatorService.KeyUse:input_type -> concord.v1.KeyUseRequest
+	24, // 40: concord.v1.CoordinatorService.Follow:input_type -> concord.v1.FollowRequest
+	32, // 41: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
+	34, // 42: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
+	36, // 43: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
+	38, // 44: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
+	40, // 45: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
+	42, // 46: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
+	44, // 47: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
+	46, // 48: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
+	48, // 49: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
+	53, // 50: concord.v1.CoordinatorService.Retry:input_type -> concord.v1.RetryRequest
+	50, // 51: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
+	55, // 52: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
+	56, // 53: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
+	66, // 54: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
+	68, // 55: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
+	61, // 56: concord.v1.CoordinatorService.ReportResource:input_type -> concord.v1.ReportResourceRequest
+	64, // 57: concord.v1.CoordinatorService.AcceptResource:input_type -> concord.v1.AcceptResourceRequest
+	29, // 58: concord.v1.CoordinatorService.Audit:input_type -> concord.v1.AuditRequest
+	3,  // 59: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
+	6,  // 60: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
+	76, // 61: concord.v1.CoordinatorService.Deliver:output_type -> concord.v1.DeliverResponse
+	12, // 62: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
+	14, // 63: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
+	18, // 64: concord.v1.CoordinatorService.Waiting:output_type -> concord.v1.WaitingResponse
+	21, // 65: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
+	23, // 66: concord.v1.CoordinatorService.KeyUse:output_type -> concord.v1.KeyUseResponse
+	25, // 67: concord.v1.CoordinatorService.Follow:output_type -> concord.v1.FollowResponse
+	33, // 68: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
+	35, // 69: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
+	37, // 70: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
+	39, // 71: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
+	41, // 72: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
+	43, // 73: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
+	45, // 74: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
+	47, // 75: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
+	49, // 76: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
+	54, // 77: concord.v1.CoordinatorService.Retry:output_type -> concord.v1.RetryResponse
+	51, // 78: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
+	57, // 79: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
+	57, // 80: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
+	67, // 81: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
+	69, // 82: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
+	62, // 83: concord.v1.CoordinatorService.ReportResource:output_type -> concord.v1.ReportResourceResponse
+	65, // 84: concord.v1.CoordinatorService.AcceptResource:output_type -> concord.v1.AcceptResourceResponse
+	30, // 85: concord.v1.CoordinatorService.Audit:output_type -> concord.v1.AuditResponse
+	59, // [59:86] is the sub-list for method output_type
+	32, // [32:59] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_concord_v1_concord_proto_init() }
@@ -5338,13 +5998,15 @@ func file_concord_v1_concord_proto_init() {
 	}
 	file_concord_v1_branch_proto_init()
 	file_concord_v1_member_proto_init()
+	file_concord_v1_concord_proto_msgTypes[28].OneofWrappers = []any{}
+	file_concord_v1_concord_proto_msgTypes[53].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_concord_proto_rawDesc), len(file_concord_v1_concord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   67,
+			NumMessages:   73,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

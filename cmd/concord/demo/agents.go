@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/concordtx/concord"
+	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/agent"
 	"github.com/concordtx/concord/adapters/pebble"
 	"github.com/concordtx/concord/api"
@@ -104,7 +104,7 @@ func (b *agentBank) Fill(ctx context.Context) error {
 }
 
 // Add implements bank.Bank.
-func (b *agentBank) Add(ctx context.Context, tx *concord.Tx, account int, amount int64) error {
+func (b *agentBank) Add(ctx context.Context, tx adapters.Global, account int, amount int64) error {
 	t, err := b.Tx(ctx, tx)
 	if err != nil {
 		return err

@@ -14,7 +14,6 @@ import (
 	sqldriver "github.com/go-sql-driver/mysql"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/concordtx/concord"
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/mysql"
 	"github.com/concordtx/concord/adapters/pebble"
@@ -32,7 +31,7 @@ type Bank interface {
 	// Fill makes the accounts anew, each with FirstBalance.
 	Fill(ctx context.Context) error
 	// Add changes the balance of an account as part of tx.
-	Add(ctx context.Context, tx *concord.Tx, account int, amount int64) error
+	Add(ctx context.Context, tx adapters.Global, account int, amount int64) error
 	// Sum adds up what is committed.
 	Sum(ctx context.Context) (int64, error)
 }
@@ -51,13 +50,18 @@ func OpenSQL(ctx context.Context, c config.Resource, l Ledger) (Bank, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch c.Driver {
+	return OpenDSN(ctx, c.Name, c.Driver, dsn.Reveal(), l)
+}
+
+// OpenDSN is OpenSQL of a database whose data source name is known.
+func OpenDSN(ctx context.Context, name, driver, dsn string, l Ledger) (Bank, error) {
+	switch driver {
 	case "postgres":
-		return openPostgres(ctx, c.Name, dsn.Reveal(), l)
+		return openPostgres(ctx, name, dsn, l)
 	case "mysql":
-		return openMySQL(c.Name, dsn.Reveal(), l)
+		return openMySQL(name, dsn, l)
 	}
-	return nil, fmt.Errorf("driver %s has no accounts: give a database of driver postgres or mysql", c.Driver)
+	return nil, fmt.Errorf("driver %s has no accounts: give a database of driver postgres or mysql", driver)
 }
 
 func openPostgres(ctx context.Context, name, dsn string, l Ledger) (*Postgres, error) {
@@ -127,7 +131,7 @@ func (b *Pebble) Fill(ctx context.Context) error {
 	return tx.Commit(ctx)
 }
 
-func (b *Pebble) Add(ctx context.Context, tx *concord.Tx, account int, amount int64) error {
+func (b *Pebble) Add(ctx context.Context, tx adapters.Global, account int, amount int64) error {
 	t, err := b.Tx(ctx, tx)
 	if err != nil {
 		return err
@@ -191,7 +195,7 @@ func (b *Postgres) Fill(ctx context.Context) error {
 	return err
 }
 
-func (b *Postgres) Add(ctx context.Context, tx *concord.Tx, account int, amount int64) error {
+func (b *Postgres) Add(ctx context.Context, tx adapters.Global, account int, amount int64) error {
 	t, err := b.Tx(ctx, tx)
 	if err != nil {
 		return err
@@ -245,7 +249,7 @@ func (b *MySQL) Fill(ctx context.Context) error {
 	return nil
 }
 
-func (b *MySQL) Add(ctx context.Context, tx *concord.Tx, account int, amount int64) error {
+func (b *MySQL) Add(ctx context.Context, tx adapters.Global, account int, amount int64) error {
 	t, err := b.Tx(ctx, tx)
 	if err != nil {
 		return err

@@ -20,26 +20,54 @@ import (
 func TestEveryKeyHasARow(t *testing.T) {
 	page, err := os.ReadFile("../../../docs/operations.md")
 	require.NoError(t, err)
-	for heading, program := range map[string]struct {
-		config   reflect.Type
-		defaults map[string]any
+	for heading, of := range map[string]struct {
+		config  reflect.Type
+		program program
+		host    host
 	}{
-		"## Install": {reflect.TypeFor[Node](), configDefaults()},
-		"## Agents":  {reflect.TypeFor[Agent](), agentDefaults()},
+		"## Install": {reflect.TypeFor[Node](), NodeProgram, ofNode},
+		"## Agents":  {reflect.TypeFor[Agent](), AgentProgram, ofAgent},
 	} {
-		rows := settings(string(page), heading)
+		rows, defaults := settings(string(page), heading), of.program.defaults()
 		require.NotEmpty(t, rows, "docs/operations.md has no settings under %q", heading)
-		keys := keysOf(program.config, "")
+		keys := keysOf(of.config, "")
 		for _, key := range keys {
 			shown, found := rows[key]
 			require.True(t, found, "the key %s: add a row to the settings under %q of docs/operations.md", key, heading)
-			require.Equal(t, defaultText(program.defaults[key]), shown,
+			require.Equal(t, defaultText(defaults[key]), shown,
 				"the default of %s under %q of docs/operations.md", key, heading)
+			_, has := defaults[key]
+			require.True(t, has != slices.Contains(of.program.lists, key), "the key %s has a default, if only an "+
+				"empty one, or is in the lists of %s: otherwise no variable sets it", key, of.program.command)
 		}
 		for _, key := range slices.Sorted(maps.Keys(rows)) {
 			require.True(t, slices.Contains(keys, key), "docs/operations.md has the key %s under %q: no program "+
 				"reads it", key, heading)
 		}
+		row := regexp.MustCompile("(?m)^\\| `resources` \\|.*$").FindString(string(page[strings.Index(string(page),
+			"\n"+heading+"\n"):]))
+		for _, key := range append(slices.Clone(resourceKeys), of.program.own) {
+			require.Contains(t, row, "`"+key+"`", "the key %s of a resource, under %q of docs/operations.md", key,
+				heading)
+		}
+		for _, d := range drivers {
+			require.Equal(t, of.host.opens(d), regexp.MustCompile(`driver.*[( ]`+d.name+`[,)]`).MatchString(row),
+				"the driver %s, under %q of docs/operations.md", d.name, heading)
+		}
+	}
+}
+
+// Every field of a resource that is written down has a key, which at least one program knows.
+func TestEveryFieldOfAResourceHasAKey(t *testing.T) {
+	values := map[string]any{}
+	keys := append(slices.Clone(resourceKeys), NodeProgram.own, AgentProgram.own)
+	for _, key := range keys {
+		values[key] = "x"
+	}
+	r, err := decodeResource(values, keys)
+	require.NoError(t, err)
+	for field, value := range reflect.ValueOf(r).Fields() {
+		require.False(t, value.IsZero(), "no key is read into Resource.%s", field.Name)
 	}
 }
 

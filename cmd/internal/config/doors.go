@@ -170,8 +170,8 @@ func (d *Opened) Later(text string) { d.later.Store(&text) }
 // Warnings are what people should know of the doors of a node.
 func (d *Opened) Warnings(node uint64) (texts []string) {
 	if d.insecure {
-		texts = append(texts, fmt.Sprintf("node %d asks nobody who he is: make certificates with \"concord cert\", "+
-			"and start it without --insecure", node))
+		texts = append(texts, fmt.Sprintf("node %d asks nobody for their identity: make certificates with "+
+			"\"concord cert\", and start it without --insecure", node))
 	}
 	if later := d.later.Load(); later != nil && *later != "" {
 		texts = append(texts, fmt.Sprintf("node %d: %s", node, *later))
@@ -222,7 +222,7 @@ func (c Doors) Open(log *slog.Logger) (*Opened, error) {
 	var err error
 	if !c.Secure() {
 		if c.insecure {
-			log.Warn("nobody is asked who he is: whoever reaches this process decides transactions; make " +
+			log.Warn("nobody is asked for their identity: whoever reaches this process decides transactions; make " +
 				"certificates with \"concord cert\" and give \"certs_dir\"")
 		} else { // on this machine alone
 			conf.Hosts = append([]string{"localhost"}, c.hosts...)
@@ -269,7 +269,7 @@ func (d *Opened) Reload(c Doors) error {
 		return nil
 	case d.Keys == nil:
 		return errors.New("\"certs_dir\" protects this process only when it is started again, and until then it asks " +
-			"nobody who he is: restart it now")
+			"nobody for their identity: restart it now")
 	case !c.Secure():
 		return errors.New("\"certs_dir\" is gone, and this process goes on asking who calls: put it back, or " +
 			"restart it")

@@ -26,8 +26,8 @@ func TestANodeThatAsksNobodySaysSo(t *testing.T) {
 	opened, err := Doors{insecure: true}.Open(slog.New(slog.NewTextHandler(&log, nil)))
 	require.NoError(t, err)
 	require.True(t, opened.Guard.Insecure())
-	require.Equal(t, []string{`node 3 asks nobody who he is: make certificates with "concord cert", and start it ` +
-		`without --insecure`}, opened.Warnings(3))
+	require.Equal(t, []string{`node 3 asks nobody for their identity: make ` +
+		`certificates with "concord cert", and start it without --insecure`}, opened.Warnings(3))
 	require.Contains(t, log.String(), "level=WARN")
 	opened, err = Doors{}.Open(slog.New(slog.NewTextHandler(&log, nil)))
 	require.NoError(t, err)

@@ -190,13 +190,13 @@ func (c *Node) check() error {
 		c.Doors().Check())
 }
 
-// checkAdmin keeps from outside what asks nobody who he is.
+// checkAdmin keeps from outside what asks nobody for their identity.
 func (c *Node) checkAdmin() error {
 	if c.Admin.Listen == "" || loopback(c.Admin.Listen) {
 		return nil
 	}
-	return fmt.Errorf("admin.listen: %s can be reached from outside, and asks nobody who he is: give an address of "+
-		"this machine alone, such as 127.0.0.1:7422", c.Admin.Listen)
+	return fmt.Errorf("admin.listen: %s can be reached from outside, and asks nobody for their identity: give an "+
+		"address of this machine alone, such as 127.0.0.1:7422", c.Admin.Listen)
 }
 
 func (c *Node) checkMembers() error {

@@ -102,6 +102,9 @@ const (
 	// CoordinatorServiceTransferLeadershipProcedure is the fully-qualified name of the
 	// CoordinatorService's TransferLeadership RPC.
 	CoordinatorServiceTransferLeadershipProcedure = "/concord.v1.CoordinatorService/TransferLeadership"
+	// CoordinatorServiceRetryProcedure is the fully-qualified name of the CoordinatorService's Retry
+	// RPC.
+	CoordinatorServiceRetryProcedure = "/concord.v1.CoordinatorService/Retry"
 	// CoordinatorServiceRecoverProcedure is the fully-qualified name of the CoordinatorService's
 	// Recover RPC.
 	CoordinatorServiceRecoverProcedure = "/concord.v1.CoordinatorService/Recover"
@@ -123,6 +126,9 @@ const (
 	// CoordinatorServiceAcceptResourceProcedure is the fully-qualified name of the CoordinatorService's
 	// AcceptResource RPC.
 	CoordinatorServiceAcceptResourceProcedure = "/concord.v1.CoordinatorService/AcceptResource"
+	// CoordinatorServiceAuditProcedure is the fully-qualified name of the CoordinatorService's Audit
+	// RPC.
+	CoordinatorServiceAuditProcedure = "/concord.v1.CoordinatorService/Audit"
 )
 
 // CoordinatorServiceClient is a client for the concord.v1.CoordinatorService service.
@@ -149,8 +155,10 @@ type CoordinatorServiceClient interface {
 	// gid: with R the transaction is aborted, for good; with 0 it is "unrecorded": two or more
 	// databases will never commit it, but one alone may have, of which the cluster does not hear.
 	Outcome(context.Context, *v1.OutcomeRequest) (*v1.OutcomeResponse, error)
-	// KeyUse says which transaction is committed under an idempotency key, and changes nothing: one that
-	// is under way may be committed under it after the answer that there is none.
+	// KeyUse says which transaction is committed under an idempotency key. One that is under way may be committed under
+	// it after the answer that there is none: so whoever is about to run one claims the key with the question, and others
+	// wait for the end of the claim. Claims are known to the leader alone, and end when it leads no more; that one
+	// transaction is committed under a key depends on no claim.
 	KeyUse(context.Context, *v1.KeyUseRequest) (*v1.KeyUseResponse, error)
 	// Follow tells a service that has joined a transaction what became of it and of the client that began it, and
 	// changes nothing.
@@ -174,8 +182,11 @@ type CoordinatorServiceClient interface {
 	RemoveMember(context.Context, *v1.RemoveMemberRequest) (*v1.RemoveMemberResponse, error)
 	// TransferLeadership makes another voter lead.
 	TransferLeadership(context.Context, *v1.TransferLeadershipRequest) (*v1.TransferLeadershipResponse, error)
-	// Recover plans what recovery would do, and does it if asked to.
-	Recover(context.Context, *v1.RecoverRequest) (*v1.RecoverResponse, error)
+	// Retry has the cluster try at once to finish branches that it would try again later.
+	Retry(context.Context, *v1.RetryRequest) (*v1.RetryResponse, error)
+	// Recover plans what recovery would do, and does it if asked to. Each resource is listed and worked on by itself,
+	// so one that does not answer holds up no other.
+	Recover(context.Context, *v1.RecoverRequest) (*connect.ServerStreamForClient[v1.RecoverResponse], error)
 	// Status shows the cluster as this node sees it.
 	Status(context.Context, *v1.StatusRequest) (*v1.StatusResponse, error)
 	// Watch streams the status whenever it changed, at most once per interval.
@@ -188,6 +199,8 @@ type CoordinatorServiceClient interface {
 	ReportResource(context.Context, *v1.ReportResourceRequest) (*v1.ReportResourceResponse, error)
 	// AcceptResource ends the quarantine of a database that was set back: it is used on as it is.
 	AcceptResource(context.Context, *v1.AcceptResourceRequest) (*v1.AcceptResourceResponse, error)
+	// Audit lists what people did to the cluster, newest first.
+	Audit(context.Context, *v1.AuditRequest) (*v1.AuditResponse, error)
 }
 
 // NewCoordinatorServiceClient constructs a client for the concord.v1.CoordinatorService service. By
@@ -309,6 +322,12 @@ func NewCoordinatorServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			connect.WithSchema(coordinatorServiceMethods.ByName("TransferLeadership")),
 			connect.WithClientOptions(opts...),
 		),
+		retry: connect.NewClient[v1.RetryRequest, v1.RetryResponse](
+			httpClient,
+			baseURL+CoordinatorServiceRetryProcedure,
+			connect.WithSchema(coordinatorServiceMethods.ByName("Retry")),
+			connect.WithClientOptions(opts...),
+		),
 		recover: connect.NewClient[v1.RecoverRequest, v1.RecoverResponse](
 			httpClient,
 			baseURL+CoordinatorServiceRecoverProcedure,
@@ -351,6 +370,12 @@ func NewCoordinatorServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			connect.WithSchema(coordinatorServiceMethods.ByName("AcceptResource")),
 			connect.WithClientOptions(opts...),
 		),
+		audit: connect.NewClient[v1.AuditRequest, v1.AuditResponse](
+			httpClient,
+			baseURL+CoordinatorServiceAuditProcedure,
+			connect.WithSchema(coordinatorServiceMethods.ByName("Audit")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -374,6 +399,7 @@ type coordinatorServiceClient struct {
 	addMember          *connect.Client[v1.AddMemberRequest, v1.AddMemberResponse]
 	removeMember       *connect.Client[v1.RemoveMemberRequest, v1.RemoveMemberResponse]
 	transferLeadership *connect.Client[v1.TransferLeadershipRequest, v1.TransferLeadershipResponse]
+	retry              *connect.Client[v1.RetryRequest, v1.RetryResponse]
 	recover            *connect.Client[v1.RecoverRequest, v1.RecoverResponse]
 	status             *connect.Client[v1.StatusRequest, v1.StatusResponse]
 	watch              *connect.Client[v1.WatchRequest, v1.StatusResponse]
@@ -381,6 +407,7 @@ type coordinatorServiceClient struct {
 	checkResource      *connect.Client[v1.CheckResourceRequest, v1.CheckResourceResponse]
 	reportResource     *connect.Client[v1.ReportResourceRequest, v1.ReportResourceResponse]
 	acceptResource     *connect.Client[v1.AcceptResourceRequest, v1.AcceptResourceResponse]
+	audit              *connect.Client[v1.AuditRequest, v1.AuditResponse]
 }
 
 // Commit calls concord.v1.CoordinatorService.Commit.
@@ -541,13 +568,18 @@ func (c *coordinatorServiceClient) TransferLeadership(ctx context.Context, req *
 	return nil, err
 }
 
-// Recover calls concord.v1.CoordinatorService.Recover.
-func (c *coordinatorServiceClient) Recover(ctx context.Context, req *v1.RecoverRequest) (*v1.RecoverResponse, error) {
-	response, err := c.recover.CallUnary(ctx, connect.NewRequest(req))
+// Retry calls concord.v1.CoordinatorService.Retry.
+func (c *coordinatorServiceClient) Retry(ctx context.Context, req *v1.RetryRequest) (*v1.RetryResponse, error) {
+	response, err := c.retry.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
 	return nil, err
+}
+
+// Recover calls concord.v1.CoordinatorService.Recover.
+func (c *coordinatorServiceClient) Recover(ctx context.Context, req *v1.RecoverRequest) (*connect.ServerStreamForClient[v1.RecoverResponse], error) {
+	return c.recover.CallServerStream(ctx, connect.NewRequest(req))
 }
 
 // Status calls concord.v1.CoordinatorService.Status.
@@ -600,6 +632,15 @@ func (c *coordinatorServiceClient) AcceptResource(ctx context.Context, req *v1.A
 	return nil, err
 }
 
+// Audit calls concord.v1.CoordinatorService.Audit.
+func (c *coordinatorServiceClient) Audit(ctx context.Context, req *v1.AuditRequest) (*v1.AuditResponse, error) {
+	response, err := c.audit.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // CoordinatorServiceHandler is an implementation of the concord.v1.CoordinatorService service.
 type CoordinatorServiceHandler interface {
 	// Commit asks for the decision to commit. All branches have voted yes already.
@@ -624,8 +665,10 @@ type CoordinatorServiceHandler interface {
 	// gid: with R the transaction is aborted, for good; with 0 it is "unrecorded": two or more
 	// databases will never commit it, but one alone may have, of which the cluster does not hear.
 	Outcome(context.Context, *v1.OutcomeRequest) (*v1.OutcomeResponse, error)
-	// KeyUse says which transaction is committed under an idempotency key, and changes nothing: one that
-	// is under way may be committed under it after the answer that there is none.
+	// KeyUse says which transaction is committed under an idempotency key. One that is under way may be committed under
+	// it after the answer that there is none: so whoever is about to run one claims the key with the question, and others
+	// wait for the end of the claim. Claims are known to the leader alone, and end when it leads no more; that one
+	// transaction is committed under a key depends on no claim.
 	KeyUse(context.Context, *v1.KeyUseRequest) (*v1.KeyUseResponse, error)
 	// Follow tells a service that has joined a transaction what became of it and of the client that began it, and
 	// changes nothing.
@@ -649,8 +692,11 @@ type CoordinatorServiceHandler interface {
 	RemoveMember(context.Context, *v1.RemoveMemberRequest) (*v1.RemoveMemberResponse, error)
 	// TransferLeadership makes another voter lead.
 	TransferLeadership(context.Context, *v1.TransferLeadershipRequest) (*v1.TransferLeadershipResponse, error)
-	// Recover plans what recovery would do, and does it if asked to.
-	Recover(context.Context, *v1.RecoverRequest) (*v1.RecoverResponse, error)
+	// Retry has the cluster try at once to finish branches that it would try again later.
+	Retry(context.Context, *v1.RetryRequest) (*v1.RetryResponse, error)
+	// Recover plans what recovery would do, and does it if asked to. Each resource is listed and worked on by itself,
+	// so one that does not answer holds up no other.
+	Recover(context.Context, *v1.RecoverRequest, *connect.ServerStream[v1.RecoverResponse]) error
 	// Status shows the cluster as this node sees it.
 	Status(context.Context, *v1.StatusRequest) (*v1.StatusResponse, error)
 	// Watch streams the status whenever it changed, at most once per interval.
@@ -663,6 +709,8 @@ type CoordinatorServiceHandler interface {
 	ReportResource(context.Context, *v1.ReportResourceRequest) (*v1.ReportResourceResponse, error)
 	// AcceptResource ends the quarantine of a database that was set back: it is used on as it is.
 	AcceptResource(context.Context, *v1.AcceptResourceRequest) (*v1.AcceptResourceResponse, error)
+	// Audit lists what people did to the cluster, newest first.
+	Audit(context.Context, *v1.AuditRequest) (*v1.AuditResponse, error)
 }
 
 // NewCoordinatorServiceHandler builds an HTTP handler from the service implementation. It returns
@@ -780,7 +828,13 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 		connect.WithSchema(coordinatorServiceMethods.ByName("TransferLeadership")),
 		connect.WithHandlerOptions(opts...),
 	)
-	coordinatorServiceRecoverHandler := connect.NewUnaryHandlerSimple(
+	coordinatorServiceRetryHandler := connect.NewUnaryHandlerSimple(
+		CoordinatorServiceRetryProcedure,
+		svc.Retry,
+		connect.WithSchema(coordinatorServiceMethods.ByName("Retry")),
+		connect.WithHandlerOptions(opts...),
+	)
+	coordinatorServiceRecoverHandler := connect.NewServerStreamHandlerSimple(
 		CoordinatorServiceRecoverProcedure,
 		svc.Recover,
 		connect.WithSchema(coordinatorServiceMethods.ByName("Recover")),
@@ -822,6 +876,12 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 		connect.WithSchema(coordinatorServiceMethods.ByName("AcceptResource")),
 		connect.WithHandlerOptions(opts...),
 	)
+	coordinatorServiceAuditHandler := connect.NewUnaryHandlerSimple(
+		CoordinatorServiceAuditProcedure,
+		svc.Audit,
+		connect.WithSchema(coordinatorServiceMethods.ByName("Audit")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/concord.v1.CoordinatorService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case CoordinatorServiceCommitProcedure:
@@ -860,6 +920,8 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 			coordinatorServiceRemoveMemberHandler.ServeHTTP(w, r)
 		case CoordinatorServiceTransferLeadershipProcedure:
 			coordinatorServiceTransferLeadershipHandler.ServeHTTP(w, r)
+		case CoordinatorServiceRetryProcedure:
+			coordinatorServiceRetryHandler.ServeHTTP(w, r)
 		case CoordinatorServiceRecoverProcedure:
 			coordinatorServiceRecoverHandler.ServeHTTP(w, r)
 		case CoordinatorServiceStatusProcedure:
@@ -874,6 +936,8 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 			coordinatorServiceReportResourceHandler.ServeHTTP(w, r)
 		case CoordinatorServiceAcceptResourceProcedure:
 			coordinatorServiceAcceptResourceHandler.ServeHTTP(w, r)
+		case CoordinatorServiceAuditProcedure:
+			coordinatorServiceAuditHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -955,8 +1019,12 @@ func (UnimplementedCoordinatorServiceHandler) TransferLeadership(context.Context
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.TransferLeadership is not implemented"))
 }
 
-func (UnimplementedCoordinatorServiceHandler) Recover(context.Context, *v1.RecoverRequest) (*v1.RecoverResponse, error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Recover is not implemented"))
+func (UnimplementedCoordinatorServiceHandler) Retry(context.Context, *v1.RetryRequest) (*v1.RetryResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Retry is not implemented"))
+}
+
+func (UnimplementedCoordinatorServiceHandler) Recover(context.Context, *v1.RecoverRequest, *connect.ServerStream[v1.RecoverResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Recover is not implemented"))
 }
 
 func (UnimplementedCoordinatorServiceHandler) Status(context.Context, *v1.StatusRequest) (*v1.StatusResponse, error) {
@@ -981,4 +1049,8 @@ func (UnimplementedCoordinatorServiceHandler) ReportResource(context.Context, *v
 
 func (UnimplementedCoordinatorServiceHandler) AcceptResource(context.Context, *v1.AcceptResourceRequest) (*v1.AcceptResourceResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.AcceptResource is not implemented"))
+}
+
+func (UnimplementedCoordinatorServiceHandler) Audit(context.Context, *v1.AuditRequest) (*v1.AuditResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Audit is not implemented"))
 }
