@@ -77,6 +77,8 @@ func (tx *Tx) newCall(ctx context.Context, where string, dial func(addr string) 
 		return nil, errTooFar
 	case tx.protocol == txn.ThreePhaseCommit:
 		return nil, errCallThree
+	case tx.last != "":
+		return nil, errCallLast
 	}
 	ctx, cancel := context.WithDeadlineCause(ctx, tx.deadline, tx.limit)
 	defer cancel()
@@ -134,7 +136,11 @@ func (tx *Tx) free(ctx context.Context, no txn.BranchNo) bool {
 
 // next returns the lowest number that is free, for a branch of our own.
 func (tx *Tx) next(ctx context.Context) (txn.BranchNo, bool) {
-	for no := range txn.MaxBranches {
+	most := txn.MaxBranches
+	if tx.last != "" {
+		most = int(txn.LastBranch) // which its marker has
+	}
+	for no := range most {
 		if tx.free(ctx, txn.BranchNo(no)) {
 			return txn.BranchNo(no), true
 		}

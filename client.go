@@ -278,6 +278,11 @@ func (c *Client) begin(ctx context.Context, o txConfig, attempt int) (*Tx, error
 			"nodes, and none with a \"feature_level\" below %d; until then leave out WithProtocol",
 			txn.ErrRefused, txn.LevelThreePhase)
 	}
+	if o.last != "" && !c.resources.knows(ctx, txn.LevelLastResource) {
+		return nil, fmt.Errorf("begin: last resources are not switched on in this cluster: %w: run this release on "+
+			"all nodes, and none with a \"feature_level\" below %d; until then leave out WithLastResource",
+			txn.ErrRefused, txn.LevelLastResource)
+	}
 	cluster, longest := c.resources.cluster()
 	deadline, limit := o.limit(ctx, longest)
 	if !c.enter() {
@@ -286,8 +291,12 @@ func (c *Client) begin(ctx context.Context, o txConfig, attempt int) (*Tx, error
 	lease := c.lease.begin(ctx, min(beginPatience, time.Until(deadline)/4))
 	secret := txn.NewSecret()
 	id := txn.NewID(c.resources.now()).WithClass(o.class).WithLease(lease).WithCapability(secret.Capability())
+	if o.last != "" {
+		id = id.WithLast(o.last)
+	}
 	ctx, end := c.start(ctx, Step{Kind: StepTransaction, GID: id, Label: o.label, Attempt: attempt})
 	tx := newTx(ctx, c, id, cluster, o.protocol, limit, deadline)
+	tx.last = o.last
 	tx.label, tx.key, tx.end, tx.outward.secret = o.label, o.key, end, secret
 	tx.watch = context.AfterFunc(tx.life, tx.expire)
 	return tx, nil
@@ -302,7 +311,7 @@ func (c *Client) begin(ctx context.Context, o txConfig, attempt int) (*Tx, error
 func (c *Client) Outcome(ctx context.Context, id ID) (Outcome, error) {
 	cluster, _ := c.resources.cluster()
 	res, err := c.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: id.String(), Several: c.doubts.has(id),
-		Cluster: cluster.String()})
+		Cluster: cluster.String(), LastResource: c.doubts.last(id)})
 	if err != nil {
 		if strange := c.resources.recognize(ctx); strange != nil {
 			err = strange
@@ -360,25 +369,104 @@ const maxDoubts = 4096
 // alone, so to it "unrecorded" means "aborted". What it has forgotten it only knows less of.
 type doubts struct {
 	mu    sync.Mutex
-	order []ID // oldest first
-	ids   map[ID]bool
+	order []ID          // oldest first
+	ids   map[ID]string // with the last resource, if there is one
 }
 
-func (d *doubts) add(id ID) {
+func (d *doubts) add(id ID, last string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.ids == nil {
-		d.ids = make(map[ID]bool)
+		d.ids = make(map[ID]string)
 	}
 	if len(d.order) == maxDoubts {
 		delete(d.ids, d.order[0])
 		d.order = d.order[1:]
 	}
-	d.order, d.ids[id] = append(d.order, id), true
+	d.order, d.ids[id] = append(d.order, id), last
 }
 
 func (d *doubts) has(id ID) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	_, has := d.ids[id]
+	return has
+}
+
+// last is the last resource of a transaction in doubt; empty if it has none, or none that is remembered.
+func (d *doubts) last(id ID) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	return d.ids[id]
+}
+
+// ErrNested says that Run was called within a transaction that it must not, or cannot, join.
+var ErrNested = errors.New("this context already has a transaction")
+
+type txKey struct{}
+
+// NewContext returns a context that carries a transaction, as Run gives one to its function: a Run with it
+// joins that transaction. With nil it carries none, so that Run begins another one.
+func NewContext(ctx context.Context, tx *Tx) context.Context {
+	return context.WithValue(ctx, txKey{}, tx)
+}
+
+// FromContext returns the transaction that a context carries.
+func FromContext(ctx context.Context) (*Tx, bool) {
+	tx, _ := ctx.Value(txKey{}).(*Tx)
+	return tx, tx != nil
+}
+
+// NoJoin makes Run fail at once, with ErrNested, if its context carries a transaction of this client
+// already: for what has to be committed when Run returns.
+func NoJoin() TxOption { return func(o *txConfig) { o.alone = true } }
+
+var (
+	errAlone = fmt.Errorf("%w, and NoJoin forbids to join it: call Run outside of that one, or leave out NoJoin",
+		ErrNested)
+	errUnrecorded = fmt.Errorf("%w, which is not recorded: begin the outer one with Recorded", ErrNested)
+)
+
+// join runs fn as a part of tx.
+func (tx *Tx) join(ctx context.Context, fn func(ctx context.Context, tx *Tx) error, o txConfig) (err error) {
+	switch {
+	case o.alone:
+		return fmt.Errorf("begin: %w", errAlone)
+	case o.class == txn.Recorded && tx.id.Class() != txn.Recorded:
+		return fmt.Errorf("begin: %w", errUnrecorded)
+	}
+	if err := tx.working(ctx); err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	returned := false
+	defer func() {
+		switch {
+		case !returned:
+			tx.doom(errPanicked)
+		case err != nil:
+			tx.doom(err)
+		}
+	}()
+	err = fn(ctx, tx)
+	returned = true
+	return err
+}
+
+// working returns nil unless tx has ended.
+func (tx *Tx) working(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimPatience) // ctx has ended with tx
+	defer cancel()
+	if err := tx.take(ctx); err != nil {
+		return err
+	}
+	tx.give()
+	return nil
+}
+
+var errPanicked = errors.New("a function that had joined the transaction panicked")
+
+// doom makes sure that tx is not committed.
+func (tx *Tx) doom(why error) {
+	why = fmt.Errorf("a part of the transaction failed: %w", why)
+	tx.doomed.CompareAndSwap(nil, &why)
 }

@@ -31,4 +31,7 @@
 // the cluster; the cluster is asked once per transaction, after all branches have voted. Of
 // a transaction with a single branch it therefore knows nothing, and answers Unrecorded. With the
 // option Recorded it always decides, and Client.Outcome is Committed or Aborted for ever.
+//
+// With WithLastResource one database decides: the others are prepared, then it commits its work and a
+// marker in one, without prepare. The cluster is told afterwards, and asks that database if it was not.
 package concord

@@ -170,8 +170,18 @@ func (d *driver) step(e protocol.Event) {
 			go func() { d.words <- d.prepare(b) }()
 		case twopc.CommitOnePhase:
 			go func() { d.words <- d.commitOnePhase(d.tx.branch(f.No)) }()
+		case twopc.CommitLast:
+			go func() { d.words <- d.commitLast(d.tx.branch(f.No), f.Branches) }()
+		case twopc.TellCommitted:
+			d.tx.client.reports.decide(txn.LastDecision{ID: d.tx.id, Last: d.tx.last,
+				LastMarker: txn.LastMarker{Decision: txn.Commit, Label: d.tx.label, Branches: f.Branches}})
 		case twopc.Ask:
-			if !d.tx.client.inBackground(func() { d.words <- d.decide(f.Branches) }) {
+			asks := d.tx.client.inBackground(func() { d.words <- d.decide(f.Branches) })
+			switch {
+			case asks:
+			case d.tx.last != "":
+				d.words <- word{err: ErrClosed}
+			default:
 				d.words <- notAsked(ErrClosed)
 			}
 		case protocol.Finish:
@@ -402,7 +412,8 @@ func (tx *Tx) tellAborted(ctx context.Context, sure bool) {
 // askToAbort makes the cluster decide to abort, unless it has decided before. sure is as in tellAborted.
 func (tx *Tx) askToAbort(ctx context.Context, sure bool) error {
 	_, err := tx.client.api.Outcome(ctx,
-		&concordv1.OutcomeRequest{Gid: tx.id.String(), Several: sure, Cluster: tx.cluster.String()})
+		&concordv1.OutcomeRequest{Gid: tx.id.String(), Several: sure, Cluster: tx.cluster.String(),
+			LastResource: tx.last})
 	return err
 }
 
@@ -434,6 +445,9 @@ func (d *driver) ask(ctx context.Context, branches []txn.Branch) word {
 	client := d.tx.client
 	ctx, cancel := context.WithTimeout(ctx, settlePatience)
 	defer cancel()
+	if d.tx.last != "" {
+		return d.askLast(ctx)
+	}
 	if err := client.lease.alive(ctx, d.tx.id.Lease()); err != nil {
 		return notAsked(err)
 	}
@@ -491,7 +505,8 @@ func decided(d txn.Decision, why error) word {
 // settle asks for the outcome.
 func (d *driver) settle(ctx context.Context) (txn.Decision, string, error) {
 	res, err := d.tx.client.api.Outcome(ctx,
-		&concordv1.OutcomeRequest{Gid: d.tx.id.String(), Several: true, Cluster: d.tx.cluster.String()})
+		&concordv1.OutcomeRequest{Gid: d.tx.id.String(), Several: true, Cluster: d.tx.cluster.String(),
+			LastResource: d.tx.last})
 	if err != nil {
 		return txn.Undecided, "", err
 	}

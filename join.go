@@ -130,6 +130,8 @@ func (j *joins) join(ctx context.Context, p api.Propagation) (*Join, error) {
 	case p.Cluster != cluster:
 		return nil, txn.Refusedf("the transaction is one of cluster %v, and this service uses %v: let both use the "+
 			"same cluster", p.Cluster, cluster)
+	case p.ID.Class() == txn.LastResource:
+		return nil, errCallLast
 	case !p.Capability.Fits(p.ID):
 		return nil, errStranger
 	case slices.Contains(p.Path, j.instance):

@@ -81,6 +81,7 @@ type txConfig struct {
 	protocol txn.Protocol
 	wanted   string // protocol, by its name
 	class    txn.Class
+	last     string      // resource that decides; empty: none
 	once     bool        // RunOnce
 	key      string      // of it
 	retry    RetryPolicy // no attempts: once
@@ -150,7 +151,7 @@ func newTxConfig(opts []TxOption) (txConfig, error) {
 		}
 		o.class = txn.ThreePhase
 	}
-	return o, nil
+	return o, o.deferring()
 }
 
 // limit returns when a transaction that begins now has to be over, and why then.

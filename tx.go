@@ -25,6 +25,7 @@ type Tx struct {
 	cluster  txn.ClusterID
 	protocol txn.Protocol
 	label    string
+	last     string // resource that decides; empty: none
 	key      string // of RunOnce; empty: none
 	kept     []byte // with the key
 	began    time.Time
@@ -178,6 +179,11 @@ func (tx *Tx) enlist(ctx context.Context, r adapters.Opener) (adapters.Session, 
 		tx.client.resources.suspect(r)
 		return nil, err
 	}
+	if err := tx.deferred(step, r.Name(), session); err != nil {
+		_ = session.Rollback(step) // nothing was sent
+		_ = over(err)
+		return nil, err
+	}
 	tx.add(&branch{no: no, resource: r.Name(), opener: r, session: session, step: step, over: over})
 	if _, able := session.(adapters.Waiting); able {
 		tx.client.waits.add(tx)
@@ -212,6 +218,9 @@ func (tx *Tx) Commit(ctx context.Context) error {
 func (tx *Tx) commit(ctx context.Context) (err error) {
 	ctx, cancel := context.WithDeadlineCause(ctx, tx.deadline, tx.limit)
 	defer cancel()
+	if err := tx.openLast(ctx); err != nil {
+		tx.doomed.CompareAndSwap(nil, &err)
+	}
 	if err := tx.claim(); err != nil {
 		if expired := (*limitError)(nil); errors.As(err, &expired) {
 			return tx.atLimit(expired)
@@ -235,7 +244,11 @@ func (tx *Tx) commit(ctx context.Context) (err error) {
 			tx.core.Step(twopc.OnlyRead{No: b.no})
 		}
 	}
-	r, d := tx.drive(ctx, twopc.CommitAsked{Recorded: tx.recorded()})
+	asked := twopc.CommitAsked{Recorded: tx.recorded()}
+	if b := tx.lastBranch(); b != nil {
+		asked.Deferred, asked.Last = true, b.no
+	}
+	r, d := tx.drive(ctx, asked)
 	return tx.result(ctx, r, d.cause)
 }
 
@@ -396,7 +409,7 @@ func (tx *Tx) result(ctx context.Context, r protocol.Reply, cause error) error {
 	case r.By: // it committed alone
 		return &UnknownError{Resource: resource, Err: ofAnother(cause)}
 	}
-	tx.client.doubts.add(tx.id)
+	tx.client.doubts.add(tx.id, tx.last)
 	return &UnknownError{GID: tx.id, Err: ofAnother(cause)}
 }
 
@@ -412,6 +425,7 @@ func (tx *Tx) aborted(resource string, cause error) error {
 func (tx *Tx) passes(cause error) bool {
 	var no *joined.VoteError
 	return errors.As(cause, &no) && no.Passing || errors.As(cause, new(*DeadlockError)) ||
+		errors.Is(cause, adapters.ErrSettled) ||
 		errors.Is(cause, errLeaseEnded) || errors.Is(cause, txn.ErrUnavailable) ||
 		slices.ContainsFunc(tx.branches, func(b *branch) bool { return b.opener.Transient(cause) })
 }

@@ -14,9 +14,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord"
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/adapters/adaptertest"
 	"github.com/concordtx/concord/adapters/memory"
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/txn"
 )
 
 // A transaction that changed one database is decided there, so the cluster must never say
@@ -197,4 +200,149 @@ func TestAnUnknownOutcomeIsSettledByTheClientThatHadIt(t *testing.T) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	require.Contains(t, b.several, unknown.GID)
+}
+
+// TestALastResourceDecides: of two databases one is prepared, and the other commits. The cluster hears of it, and takes
+// note of it.
+func TestALastResourceDecides(t *testing.T) {
+	t.Parallel()
+	n := startNodes(t)
+	c, err := concord.Dial(t.Context(), n.addrs())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, c.Close()) }()
+	raw, err := api.Dial(n.addrs(), api.ClientOptions{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, raw.Close()) }()
+	orders, billing := memory.New("orders", n.disks[0]), memory.New("billing", n.disks[1])
+	last := concord.WithLastResource("billing")
+	eventually := func(id concord.ID, state string) (m *concordv1.Transaction) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			res, err := raw.Get(t.Context(), &concordv1.GetRequest{Gid: id.String()})
+			m = res.GetTransaction()
+			return err == nil && m.GetState() == state
+		}, 30*time.Second, 10*time.Millisecond)
+		return m
+	}
+	cluster := func() txn.ClusterID {
+		s, err := raw.Resources(t.Context(), &concordv1.ResourcesRequest{})
+		require.NoError(t, err)
+		id, err := api.ParseCluster("cluster", s.GetCluster())
+		require.NoError(t, err)
+		return id
+	}()
+
+	t.Run("both commit, and the marker goes with the end", func(t *testing.T) {
+		var id concord.ID
+		require.NoError(t, c.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+			id = tx.ID()
+			return errors.Join(must(t, orders, tx).Put(ctx, "both", 1), must(t, billing, tx).Put(ctx, "both", 1))
+		}, last, concord.WithLabel("order 4711")))
+		require.True(t, strings.HasSuffix(id.String(), "M"))
+		require.EqualValues(t, 1, n.disks[0].Sum())
+		require.EqualValues(t, 1, n.disks[1].Sum())
+		m := eventually(id, "committed")
+		require.Equal(t, "billing", m.GetLastResource())
+		require.Equal(t, "last_resource", m.GetProtocol())
+		require.Equal(t, "order 4711", m.GetLabel())
+		require.Len(t, m.GetBranches(), 1)
+		require.Eventually(t, func() bool {
+			kept, err := billing.Evidence(t.Context(), txn.XID{Cluster: cluster})
+			return err == nil && len(kept) == 0
+		}, 30*time.Second, 10*time.Millisecond)
+		got, err := c.Outcome(t.Context(), id)
+		require.NoError(t, err)
+		require.Equal(t, concord.Committed, got)
+	})
+	t.Run("without work of its own it decides all the same", func(t *testing.T) {
+		extra := memory.New("orders", n.disks[0])
+		var id concord.ID
+		err := c.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+			id = tx.ID()
+			_, _, err := must(t, billing, tx).Get(ctx, "both")
+			return errors.Join(err, must(t, extra, tx).Put(ctx, "elsewhere", 1))
+		}, last)
+		require.NoError(t, err)
+		require.Equal(t, "billing", eventually(id, "committed").GetLastResource())
+	})
+	t.Run("a No of either leaves nothing and no record", func(t *testing.T) {
+		for _, bad := range []*memory.Resource{orders, billing} {
+			sums := [2]int64{n.disks[0].Sum(), n.disks[1].Sum()}
+			var id concord.ID
+			err := c.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+				id = tx.ID()
+				err := errors.Join(must(t, orders, tx).Put(ctx, "no", 1), must(t, billing, tx).Put(ctx, "no", 1))
+				_ = must(t, bad, tx).Put(ctx, "", 1) // which the application does not look at
+				return err
+			}, last)
+			require.ErrorIs(t, err, concord.ErrAborted)
+			var aborted *concord.AbortedError
+			require.ErrorAs(t, err, &aborted)
+			require.Equal(t, bad.Name(), aborted.Resource)
+			require.Equal(t, sums, [2]int64{n.disks[0].Sum(), n.disks[1].Sum()})
+			_, err = raw.Get(t.Context(), &concordv1.GetRequest{Gid: id.String()})
+			require.ErrorIs(t, err, txn.ErrNotFound)
+		}
+	})
+	t.Run("whoever was asked first wins", func(t *testing.T) {
+		tx, err := c.Begin(t.Context(), last)
+		require.NoError(t, err)
+		require.NoError(t, must(t, orders, tx).Put(t.Context(), "late", 1))
+		require.NoError(t, must(t, billing, tx).Put(t.Context(), "late", 1))
+		for _, wrong := range []string{"", "orders"} { // nothing is presumed, and no other database is asked
+			_, err := raw.Outcome(t.Context(), &concordv1.OutcomeRequest{Gid: tx.ID().String(), LastResource: wrong})
+			require.ErrorIs(t, err, txn.ErrRefused)
+		}
+		res, err := raw.Outcome(t.Context(), &concordv1.OutcomeRequest{Gid: tx.ID().String(), Several: true,
+			LastResource: "billing"})
+		require.NoError(t, err)
+		require.Equal(t, "aborted", res.GetOutcome())
+		err = tx.Commit(t.Context())
+		require.ErrorIs(t, err, adapters.ErrSettled)
+		require.ErrorIs(t, err, concord.ErrAborted)
+		require.True(t, concord.Retryable(err))
+	})
+	t.Run("what a client leaves behind is settled", func(t *testing.T) {
+		left := func(commit bool) txn.ID {
+			id := txn.NewID(time.Now().Add(-time.Hour)).WithClass(txn.LastResource).WithLast("billing")
+			s, err := orders.Open(t.Context(), txn.XID{Cluster: cluster, ID: id, Branch: 1})
+			require.NoError(t, err)
+			s.(adapters.Tagged).SetTag(txn.TagOf("billing"))
+			tx, err := orders.Tx(t.Context(), adaptertest.Enlisted(s))
+			require.NoError(t, err)
+			require.NoError(t, tx.Put(t.Context(), "left "+id.String(), 1))
+			vote, branch, err := s.Prepare(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, txn.VoteYes, vote)
+			if commit {
+				s, err := billing.Open(t.Context(), txn.XID{Cluster: cluster, ID: id, Branch: 2})
+				require.NoError(t, err)
+				require.NoError(t, s.(adapters.Last).CommitLast(t.Context(), txn.LastMarker{Decision: txn.Commit,
+					Label: "left", Branches: []txn.Branch{branch}}))
+			}
+			return id
+		}
+		committed, aborted := left(true), left(false)
+		m := eventually(committed, "committed")
+		require.Equal(t, "left", m.GetLabel())
+		require.Equal(t, "billing", m.GetLastResource())
+		eventually(aborted, "aborted")
+		value, found := n.disks[0].Get("left " + committed.String())
+		require.True(t, found)
+		require.EqualValues(t, 1, value)
+		require.Eventually(t, func() bool {
+			_, found := n.disks[0].Get("left " + aborted.String())
+			list, err := orders.Recover(t.Context())
+			return err == nil && len(list) == 0 && !found
+		}, 30*time.Second, 10*time.Millisecond)
+		kept, err := billing.Evidence(t.Context(), txn.XID{Cluster: cluster})
+		require.NoError(t, err)
+		require.Contains(t, kept, txn.LastXID(cluster, aborted), "its marker stays for who wakes up")
+	})
+	t.Run("options that contradict it", func(t *testing.T) {
+		for _, o := range []concord.TxOption{concord.Recorded(), concord.WithProtocol(concord.ThreePhase)} {
+			_, err := c.Begin(t.Context(), last, o)
+			require.ErrorIs(t, err, txn.ErrInvalid)
+		}
+	})
 }

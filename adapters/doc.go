@@ -30,6 +30,9 @@
 // that an operator can tell whether all are there), Levelled (its evidence has a newer form),
 // Undecided (somebody else may end its branch) and Claiming (an agent votes for it).
 //
+// A database can be the last resource of a transaction, which decides by its own commit, if its Resource is a Settler
+// and its Session is Last; a Session that is Tagged can be prepared beside it.
+//
 // # Rules
 //
 //  1. VoteYes is said only when the branch is durably prepared and will be listed by

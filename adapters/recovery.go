@@ -82,4 +82,6 @@ type Prepared struct {
 	Since time.Time
 	// Owner is the role that prepared it, for people; empty if the database does not say.
 	Owner string
+	// Last is the tag of the last resource that decides it; zero unless its class is LastResource.
+	Last txn.LastTag
 }

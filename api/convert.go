@@ -16,6 +16,7 @@ import (
 // Limits of a request, beside those of what the log keeps (txn.MaxBranches and its neighbours).
 const (
 	MaxFinished = 4096 // branches in one FinishedRequest
+	MaxDecided  = 1024 // transactions in one FinishedRequest
 	MaxWaiting  = 256  // transactions in one WaitingRequest
 )
 

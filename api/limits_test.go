@@ -32,6 +32,7 @@ var limits = map[string]int{
 	"MaxKey":          txn.MaxKey,
 	"MaxResult":       txn.MaxResult,
 	"MaxFinished":     api.MaxFinished,
+	"MaxDecided":      api.MaxDecided,
 	"MaxPath":         api.MaxPath,
 	"MaxPropagated":   api.MaxPropagated,
 	"MaxWaiting":      api.MaxWaiting,

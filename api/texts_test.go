@@ -217,6 +217,14 @@ var messages = []struct {
 	{"too much finished", func() error {
 		return second(api.ParseFinished(&concordv1.FinishedRequest{Branches: make([]*concordv1.FinishedBranch, 4097)}))
 	}, "branches: holds 4097 branches, at most 4096 are allowed", txn.ErrInvalid},
+	{"too much decided", func() error {
+		return second(api.ParseDecided(&concordv1.FinishedRequest{Decided: make([]*concordv1.LastDecision, 1025)}))
+	}, "decided: holds 1025 transactions, at most 1024 are allowed", txn.ErrInvalid},
+	{"decided elsewhere", func() error {
+		return second(api.ParseDecided(&concordv1.FinishedRequest{Decided: []*concordv1.LastDecision{{
+			Gid: "01ARZ3NDEKTSV4RRFFQ69G5FA0", LastResource: "orders"}}}))
+	}, `decided[0].last_resource: "orders" is not that of 01ARZ3NDEKTSV4RRFFQ69G5FA0, as its gid says: name the ` +
+		`resource that it was begun with`, txn.ErrInvalid},
 	{"finished nowhere", func() error { return finished(func(b *concordv1.FinishedBranch) { b.No = 1000 }) },
 		"branches[0].no: is 1000, want 0 to 255", txn.ErrInvalid},
 	{"finished nothing", func() error { return finished(func(b *concordv1.FinishedBranch) { b.Gid = "x" }) },

@@ -4,6 +4,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/concordtx/concord/api/member"
@@ -268,6 +269,13 @@ func (l *loop) carryOutCommits(fx *commit.Effects) {
 		case queue <- t:
 		default: // a former leadership has left the queue full
 			l.events = append(l.events, commit.Failed{XID: t.XID, Why: "the workers are busy"})
+		}
+	}
+	for _, t := range fx.Settle {
+		select {
+		case l.workers[t.Resource].settles <- t:
+		default: // a former leadership has left the queue full
+			l.events = append(l.events, commit.LastSettled{LastTask: t, Err: errors.New("the workers are busy")})
 		}
 	}
 	for _, name := range fx.Scan {

@@ -181,6 +181,12 @@ func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) 
 	case recovery.Leave, recovery.Report:
 		return "", nil
 	case recovery.Commit, recovery.Rollback:
+	case recovery.Settle:
+		r, err := n.Outcome(ctx, txn.Inquiry{ID: a.XID.ID, Cluster: a.XID.Cluster, Several: true})
+		if err != nil {
+			return "", err
+		}
+		return "settled: " + r.Txn.Decision.String() + ", which the next scan carries out", nil
 	case recovery.Abort:
 		r, err := n.Outcome(ctx, txn.Inquiry{ID: a.XID.ID, Cluster: a.XID.Cluster, Several: true})
 		if err != nil {

@@ -400,6 +400,15 @@ func (n *Node) Finished(id txn.ID, no txn.BranchNo, f txn.Finish, by commit.Repo
 	}
 }
 
+// LastDecided hears that a last resource has committed. What does not fit into the queue is dropped: the cluster
+// finds out by itself.
+func (n *Node) LastDecided(d txn.LastDecision, by commit.Reporter) {
+	select {
+	case n.posted <- commit.LastDecided{LastDecision: d, Reporter: by}:
+	default:
+	}
+}
+
 // Deliver hears members of three-phase transactions. What does not fit into the queue is lost: whoever
 // needs an answer says it again.
 func (n *Node) Deliver(envelopes []member.Envelope) {

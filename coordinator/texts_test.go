@@ -295,7 +295,7 @@ var messages = []message{
 		return opening(func(_ *testing.T, config *Config) {
 			config.Members, config.DataDir, config.FeatureLevel = c.members, c.dir+"/1", txn.LevelBase
 		})(t)
-	}, says: "the store belongs to a later release of concord: the cluster is at feature level 7, and " +
+	}, says: "the store belongs to a later release of concord: the cluster is at feature level 8, and " +
 		"\"feature_level\" holds this node at 1: remove that key; " +
 		"what was switched on cannot be switched off"},
 }

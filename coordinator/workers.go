@@ -25,6 +25,8 @@ const (
 	// retryWorkers may be such that could not be finished before.
 	workersPerResource = 8
 	retryWorkers       = 3
+	// settleWorkers transactions are settled at the same time at one last resource.
+	settleWorkers = 4
 	// finishTimeout bounds one attempt to finish a branch. It leaves time to fence the
 	// session that holds it.
 	finishTimeout = 30 * time.Second
@@ -56,8 +58,9 @@ type worker struct {
 	post     func(context.Context, replica.Event) // to the loop
 	probed   func(context.Context)                // called when health has changed
 
-	tasks   chan commit.Task // capacity maxTasks, which is what the core keeps out at most
-	retries chan commit.Task // capacity maxRetries, likewise
+	tasks   chan commit.Task     // capacity maxTasks, which is what the core keeps out at most
+	retries chan commit.Task     // capacity maxRetries, likewise
+	settles chan commit.LastTask // capacity MaxSettles, likewise
 	scans   chan struct{}
 	forgets chan commit.Spent
 	kept    chan txn.XID  // capacity 1: "list the evidence behind it"
@@ -80,6 +83,7 @@ func newWorker(r adapters.Resource, log *slog.Logger, post func(context.Context,
 	probed func(context.Context)) *worker {
 	w := &worker{resource: r, log: log.With("resource", r.Name()), post: post, probed: probed,
 		tasks: make(chan commit.Task, commit.MaxTasks), retries: make(chan commit.Task, commit.MaxRetries),
+		settles: make(chan commit.LastTask, commit.MaxSettles),
 		scans:   make(chan struct{}, 1),
 		forgets: make(chan commit.Spent, 16), kept: make(chan txn.XID, 1), waits: make(chan uint64, 1),
 		doubts: make(chan struct{}, 1),
@@ -120,6 +124,9 @@ func (w *worker) run(ctx context.Context) error {
 			retries = nil // which is never ready
 		}
 		g.Go(func() error { w.finishTasks(ctx, retries); return nil })
+	}
+	for range settleWorkers {
+		g.Go(func() error { w.settleTasks(ctx); return nil })
 	}
 	g.Go(func() error { w.scan(ctx); return nil })
 	g.Go(func() error { w.forget(ctx); return nil })
@@ -169,6 +176,45 @@ func (w *worker) finish(ctx context.Context, t commit.Task) replica.Event {
 	log.Info("branch finished by the cluster", "found", f.String())
 	return commit.Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: w.resource.Name(),
 		Why: finishReason(f, t.Decision)}
+}
+
+func (w *worker) settleTasks(ctx context.Context) {
+	for {
+		select {
+		case t := <-w.settles:
+			m, err := w.settle(ctx, t.ID)
+			w.post(ctx, commit.LastSettled{LastTask: t, Marker: m, Err: err})
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// settle makes one attempt to settle a transaction.
+func (w *worker) settle(ctx context.Context, id txn.ID) (m txn.LastMarker, err error) {
+	ctx, cancel := w.bounded(ctx, listTimeout)
+	defer cancel()
+	settler, able := w.resource.(adapters.Settler)
+	known := w.remembered.Load()
+	switch {
+	case !able:
+		return m, fmt.Errorf("a %s database cannot be a last resource: name another one", w.resource.Driver())
+	case known == nil || known.cluster == 0:
+		return m, errors.New("the cluster has not been formed yet: try again")
+	}
+	if err = w.quarantined(); err == nil {
+		m, err = settler.Settle(ctx, known.cluster, id)
+		w.heard(err)
+	}
+	if errors.Is(err, adapters.ErrBehind) {
+		_ = w.compare(ctx) // says what the database has
+	}
+	if err != nil {
+		w.log.Warn("transaction not settled, will try again", "gid", id.String(), "err", err)
+		return m, err
+	}
+	w.log.Info("transaction settled at its last resource", "gid", id.String(), "decision", m.Decision.String())
+	return m, nil
 }
 
 // finishReason says in words what a resource answered, for records that people read.

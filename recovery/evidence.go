@@ -5,6 +5,7 @@ package recovery
 import (
 	"slices"
 
+	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -13,7 +14,7 @@ import (
 // nothing about a database that committed alone.
 func Contradicted(kept []txn.XID, d Decisions, r Rules) (contradicted []txn.XID) {
 	for _, x := range kept {
-		if x.Cluster != r.Cluster {
+		if x.Cluster != r.Cluster || x.Branch == txn.LastBranch { // which is no branch
 			continue
 		}
 		t, known := d.Get(x.ID)
@@ -28,14 +29,17 @@ func Contradicted(kept []txn.XID, d Decisions, r Rules) (contradicted []txn.XID)
 // Spent returns the evidence that nobody needs any more, of what a resource keeps. Needed is
 // that of a branch whose transaction is not finished or has an alarm that nobody has dealt
 // with; that of an aborted transaction, which proves that somebody committed the branch; and
-// that of a transaction without decision. What belongs to another cluster is left alone.
+// that of a transaction without decision. What belongs to another cluster is left alone. The marker of a last
+// resource that says abort stays for as long as its transaction is remembered: a client that was stopped may wake up
+// and try to commit, and has to meet it.
 func Spent(kept []txn.XID, d Decisions, r Rules) (spent []txn.XID) {
 	for _, x := range kept {
 		if x.Cluster != r.Cluster {
 			continue
 		}
 		t, known := d.Get(x.ID)
-		dealtWith := t.Decision == txn.Commit || len(t.Heuristics) > 0
+		dealtWith := t.Decision == txn.Commit || len(t.Heuristics) > 0 && x.Branch != txn.LastBranch ||
+			mutant.AbortMarkerForgotten && x.Branch == txn.LastBranch
 		if known && t.Finished() && dealtWith || !known && d.TooOld(x.ID) {
 			spent = append(spent, x)
 		}

@@ -17,13 +17,14 @@ type Kind uint8
 
 // Leave: nothing, its transaction may be alive. Commit, Rollback: apply the decision.
 // Abort: let the log decide to abort first. Report: nothing may be done, somebody has
-// to look at it.
+// to look at it. Settle: let its last resource decide first.
 const (
 	Leave Kind = iota + 1
 	Commit
 	Rollback
 	Abort
 	Report
+	Settle
 )
 
 // String returns the word that the CLI shows.
@@ -34,7 +35,7 @@ func (k Kind) String() string {
 	return kinds[k]
 }
 
-var kinds = [...]string{"", "leave", "commit", "rollback", "abort", "report"}
+var kinds = [...]string{"", "leave", "commit", "rollback", "abort", "report", "settle"}
 
 // Action is what is to be done about one listed branch, and why.
 type Action struct {
@@ -71,8 +72,9 @@ type Rules struct {
 	Cluster txn.ClusterID
 	// MaxAge is how long a transaction may take from its birth to its decision.
 	MaxAge time.Duration
-	// ThreePhase says that the cluster decides three-phase transactions.
-	ThreePhase bool
+	// ThreePhase says that the cluster decides three-phase transactions, LastResource that it settles those of a last
+	// resource.
+	ThreePhase, LastResource bool
 	// Horizon is the latest birth of a transaction that the log decides. Zero: any.
 	Horizon time.Time
 }
@@ -186,7 +188,7 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 		a.Kind, a.Why = Commit, "no decision"
 	case open(x.ID, d):
 		a.Kind, a.Why = Leave, "its members decide it: the agents that hold its branches, and the cluster"
-	case x.ID.Class() != txn.Plain && x.ID.Class() != txn.Recorded && !(x.ID.Class() == txn.ThreePhase && r.ThreePhase):
+	case !r.decides(x.ID.Class()):
 		a.Kind, a.Why = Report, fmt.Sprintf("of the class %v, which is not switched on in this cluster, so the "+
 			"lack of a decision here says nothing: look into the databases, then %s", x.ID.Class(), endIt(x))
 	case d.TooOld(x.ID):
@@ -204,7 +206,23 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 	default:
 		a.Kind, a.Why = Abort, fmt.Sprintf("no decision, and older than %v: whoever began it is gone", r.MaxAge)
 	}
+	if a.Kind == Abort && x.ID.Class() == txn.LastResource {
+		a.Kind = Settle
+	}
 	return a
+}
+
+// decides reports whether the cluster decides transactions of a class.
+func (r Rules) decides(class txn.Class) bool {
+	switch class {
+	case txn.Plain, txn.Recorded:
+		return true
+	case txn.ThreePhase:
+		return r.ThreePhase
+	case txn.LastResource:
+		return r.LastResource
+	}
+	return false
 }
 
 // endIt is the next step for a branch that nobody but a person can end.

@@ -81,6 +81,7 @@ func (f *fakeNode) Reach(context.Context, zab.Zxid) error                      {
 func (f *fakeNode) APIAddress(id uint64) string                                { return f.addresses[id] }
 func (f *fakeNode) MaxTransaction() time.Duration                              { return time.Minute }
 func (f *fakeNode) Closed() <-chan struct{}                                    { return f.closed }
+func (f *fakeNode) LastDecided(txn.LastDecision, commit.Reporter)              { _ = f.did("LastDecided") }
 func (f *fakeNode) Finished(txn.ID, txn.BranchNo, txn.Finish, commit.Reporter) { _ = f.did("Finished") }
 
 func (f *fakeNode) Deliver([]member.Envelope) { _ = f.did("Deliver") }

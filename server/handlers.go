@@ -94,6 +94,10 @@ func (h *handlers) Finished(ctx context.Context, r *concordv1.FinishedRequest) (
 	if err != nil {
 		return nil, err
 	}
+	decided, err := api.ParseDecided(r)
+	if err != nil {
+		return nil, err
+	}
 	if err := h.ofLeader(); err != nil {
 		return nil, err
 	}
@@ -103,6 +107,11 @@ func (h *handlers) Finished(ctx context.Context, r *concordv1.FinishedRequest) (
 	}
 	granted, all := a.Resources(security.Application, security.AgentRole)
 	reporter := commit.Reporter{Limited: !all, Resources: granted}
+	if a.Has(security.Application) { // nobody else decides in a last resource
+		for _, d := range decided {
+			h.node.LastDecided(d, reporter)
+		}
+	}
 	for _, f := range finished {
 		h.node.Finished(f.ID, f.No, f.Finish, reporter)
 	}
@@ -151,8 +160,16 @@ func (h *handlers) Outcome(ctx context.Context, r *concordv1.OutcomeRequest) (*c
 			return nil, err
 		}
 	}
+	if q.Last, err = api.ParseLastResource("last_resource", r.GetLastResource()); err != nil {
+		return nil, err
+	}
 	if err := h.mayEnd(ctx, id); err != nil {
 		return nil, err
+	}
+	if q.Last != "" { // it may be asked to write something
+		if err := access.Of(ctx).OnAll([]string{q.Last}, security.Application); err != nil {
+			return nil, err
+		}
 	}
 	a, err := h.node.Outcome(ctx, q)
 	if errors.Is(err, txn.ErrTooOld) {

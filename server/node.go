@@ -33,6 +33,7 @@ type Node interface {
 	Commit(ctx context.Context, r txn.CommitRequest) (commit.Reply, error)
 	// CommitLater calls done once, from a goroutine that must not wait, or never if the node closes.
 	CommitLater(r txn.CommitRequest, done func(commit.Reply))
+	LastDecided(d txn.LastDecision, by commit.Reporter)
 	Finished(id txn.ID, no txn.BranchNo, f txn.Finish, by commit.Reporter)
 	// Deliver hears members of three-phase transactions. It does not wait, and may lose what it hears.
 	Deliver(envelopes []member.Envelope)

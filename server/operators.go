@@ -42,11 +42,15 @@ func (h *handlers) Resolve(ctx context.Context, r *concordv1.ResolveRequest) (*c
 		return nil, txn.Invalidf("resources: %d of them: a transaction has at most %d branches",
 			len(r.GetResources()), txn.MaxBranches)
 	}
+	last, err := api.ParseLastResource("last_resource", r.GetLastResource())
+	if err != nil {
+		return nil, err
+	}
 	var a commit.Reply
 	act.ID = id
 	err = h.node.Act(ctx, act, func() (says string, err error) {
 		a, err = h.node.Resolve(ctx, txn.Resolution{ID: id, Decision: d, Who: who, Why: r.GetReason(),
-			Resources: r.GetResources(), Force: r.GetForce()})
+			Resources: r.GetResources(), Force: r.GetForce(), Last: last})
 		return "", err
 	})
 	if err != nil {

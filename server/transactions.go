@@ -304,8 +304,8 @@ func partyNames(members []txn.Party) string {
 func addListed(byID map[txn.ID]*concordv1.Transaction, x txn.XID, v *commit.View) {
 	m, ok := byID[x.ID]
 	if !ok {
-		m = &concordv1.Transaction{Gid: x.ID.String(), State: stateInDoubt, Protocol: txn.TwoPhase.String(),
-			StartedMs: x.ID.Time().UnixMilli(), Outcome: txn.Pending.String()}
+		m = &concordv1.Transaction{Gid: x.ID.String(), State: stateInDoubt, Protocol: protocolOf(x.ID, txn.TwoPhase),
+			StartedMs: x.ID.Time().UnixMilli(), Outcome: txn.Pending.String(), LastResource: v.InDoubt[x].Last}
 		switch v.InDoubt[x].Decision {
 		case txn.Commit:
 			m.State, m.Outcome = stateCommitting, txn.Committed.String()
@@ -334,6 +334,14 @@ func addTried(b *concordv1.Branch, t commit.Tried) {
 	}
 }
 
+// protocolOf is the protocol of a transaction as people know it.
+func protocolOf(id txn.ID, p txn.Protocol) string {
+	if id.Class() == txn.LastResource {
+		return id.Class().String()
+	}
+	return p.String()
+}
+
 // finishedMessage is a transaction with nothing left to do.
 func finishedMessage(x txn.Txn) *concordv1.Transaction {
 	m := txnMessage(x)
@@ -356,7 +364,8 @@ func finishedMessage(x txn.Txn) *concordv1.Transaction {
 // txnMessage fills what does not depend on how far a transaction is. Branches with a
 // heuristic outcome have it as their state.
 func txnMessage(x txn.Txn) *concordv1.Transaction {
-	m := &concordv1.Transaction{Gid: x.ID.String(), Protocol: x.Protocol.String(), StartedMs: x.ID.Time().UnixMilli(),
+	m := &concordv1.Transaction{Gid: x.ID.String(), Protocol: protocolOf(x.ID, x.Protocol),
+		StartedMs: x.ID.Time().UnixMilli(), LastResource: x.Last,
 		Branches: api.BranchMessages(x.Branches), Reason: x.Reason, Label: x.Label, Zxid: x.Decided.String(),
 		Outcome: x.Outcome().String(), DecidedBy: x.By.String()}
 	for _, f := range x.Forgets {

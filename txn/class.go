@@ -30,6 +30,10 @@ func (c Class) Known() bool {
 	return c == Plain || c == Recorded || c == ThreePhase || c == LastResource
 }
 
+// mayCommitAlone reports whether a database that is the only one changed commits without the cluster ever hearing
+// of it.
+func (c Class) mayCommitAlone() bool { return c == Plain || c == LastResource }
+
 // String returns plain, recorded, three_phase or last_resource.
 func (c Class) String() string {
 	switch c {

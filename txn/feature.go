@@ -32,8 +32,11 @@ const (
 	LevelHighWater = LevelAgents
 	// LevelAudit has ActRecord and ActEndRecord: what people do to the cluster.
 	LevelAudit FeatureLevel = 7
+	// LevelLastResource has transactions that a last resource decides: CommitRecord.Last, and the stored
+	// form of class LastResource.
+	LevelLastResource FeatureLevel = 8
 	// Newest is what this program knows.
-	Newest = LevelAudit
+	Newest = LevelLastResource
 )
 
 // FeatureRecord says that every member of the cluster knows Level. Levels never fall.

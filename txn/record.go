@@ -45,6 +45,7 @@ const (
 	kindAccept
 	kindAct
 	kindActEnd
+	kindLastCommit
 )
 
 // Form is the first record of a cluster: it gives the cluster its id.
@@ -65,6 +66,10 @@ type CommitRecord struct {
 	// is aborted, and else Result is kept with it. They are there from LevelKeys on.
 	Key    string
 	Result []byte
+	// Last is the resource that has decided it, by its marker; empty unless the class of the gid is LastResource.
+	// From LevelLastResource on. Such a record tells what has happened: the fold takes it even where it would refuse
+	// another one.
+	Last string
 }
 
 // AbortRecord is the decision to abort, also called a tombstone: presumed abort needs
@@ -177,7 +182,10 @@ func CheckRecords(b []byte) error {
 
 func (Form) kind() recordKind { return kindForm }
 func (r CommitRecord) kind() recordKind {
-	if r.Key != "" {
+	switch {
+	case r.Last != "":
+		return kindLastCommit
+	case r.Key != "":
 		return kindKeyedCommit
 	}
 	return kindCommit
@@ -201,10 +209,13 @@ func (r CommitRecord) append(b []byte) []byte {
 	b = appendBranches(b, r.Branches)
 	b = appendText(b, r.Reason)
 	b = appendText(b, r.Label)
-	if r.Key == "" {
-		return b
+	switch r.kind() {
+	case kindLastCommit:
+		return r.appendLast(b)
+	case kindKeyedCommit:
+		return r.appendKeyed(b)
 	}
-	return r.appendKeyed(b)
+	return b
 }
 
 func (r AbortRecord) append(b []byte) []byte {
@@ -300,6 +311,8 @@ func (d *decoder) record() Record {
 		return d.commit()
 	case kindKeyedCommit:
 		return d.keyed(d.commit())
+	case kindLastCommit:
+		return d.last(d.commit())
 	case kindAbort:
 		return AbortRecord{ID: d.id(), By: d.source(), Reason: d.text(), Seen: d.bool()}
 	case kindEnd:

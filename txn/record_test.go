@@ -44,6 +44,7 @@ func sampleRecords() []Record {
 		CommitRecord{ID: id, By: FromOperator, Branches: sampleBranches, Reason: "operator", Label: "order 4711"},
 		CommitRecord{ID: id, Branches: sampleBranches, Label: "order 4711", Key: "4711", Result: []byte{0, 255}},
 		CommitRecord{ID: id, Branches: []Branch{}, Key: "k"},
+		CommitRecord{ID: id.WithClass(LastResource), Branches: sampleBranches, Label: "order 4711", Last: "billing"},
 		AbortRecord{ID: id, By: FromCluster, Reason: "asked for"},
 		AbortRecord{ID: id, By: FromCluster, Reason: "orphan", Seen: true},
 		End{IDs: []ID{id, NewID(time.Now())}},
@@ -183,6 +184,7 @@ var kinds = map[recordKind]struct {
 	kindAccept:      {level: LevelHighWater},
 	kindAct:         {level: LevelAudit},
 	kindActEnd:      {level: LevelAudit},
+	kindLastCommit:  {level: LevelLastResource},
 }
 
 // A kind of which a step was forgotten is read by nobody, is ignored by the fold, or meets programs
@@ -299,6 +301,9 @@ var errorRows = []struct {
 	},
 		"apply 1.2: " + noRecords},
 	{func() error { return new(Txn).UnmarshalBinary(nil) }, notOurs},
+	{func() error { _, err := ParseLastMarker("x"); return err }, `"x": the marker in the last resource is not one ` +
+		`that this version of concord writes: run the newest version on all nodes; if that does not help, look into ` +
+		`the databases`},
 	{func() error { return new(Agents).UnmarshalBinary([]byte{0xff}) }, "lives of the agents: " + notOurs},
 	{func() error { return new(Members).UnmarshalBinary([]byte{0xff}) }, "members of the cluster: " + notOurs},
 }

@@ -63,6 +63,8 @@ type Resolution struct {
 	Resources []string
 	// Force, of an abort: also of a transaction of which nobody has heard.
 	Force bool
+	// Last names the last resource of a transaction that has one; empty if the operator leaves it to its branches.
+	Last string
 }
 
 // Settlement is an operator's word about one branch that the cluster cannot, or must not, end by itself.
@@ -82,4 +84,13 @@ type Inquiry struct {
 	Cluster ClusterID // that whoever asks takes it for one of; 0 if he does not know
 	// Several says that whoever asks knows that no database can have committed it alone.
 	Several bool
+	// Last names the last resource, which is asked if nothing is decided; empty if whoever asks does not know it.
+	Last string
+}
+
+// LastDecision is the word of a client that a last resource has committed, and with it the transaction.
+type LastDecision struct {
+	ID   ID
+	Last string
+	LastMarker
 }

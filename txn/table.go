@@ -197,9 +197,10 @@ func (t *Table) Apply(at zab.Zxid, data []byte) (Changes, error) {
 		switch r := r.(type) {
 		case CommitRecord:
 			x := Txn{ID: r.ID, Decision: Commit, Seen: len(r.Branches) > 0, Protocol: r.Protocol, By: r.By,
-				Branches: r.Branches, Reason: r.Reason, Label: r.Label, Decided: at, Ended: len(r.Branches) == 0}
+				Branches: r.Branches, Reason: r.Reason, Label: r.Label, Last: r.Last, Decided: at,
+				Ended: len(r.Branches) == 0}
 			why := cmp.Or(t.refusal(r.ID, r.By), t.quarantinedAmong(r.Branches, r.By), t.keyUsed(r, &c))
-			if why != "" {
+			if why != "" && r.Last == "" {
 				x = Txn{ID: r.ID, Decision: Abort, By: FromCluster, Reason: why, Seen: len(r.Branches) > 0, Decided: at,
 					Ended: true}
 			}

@@ -3,7 +3,10 @@
 package txn
 
 import (
+	"encoding/binary"
+	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -375,4 +378,142 @@ func FuzzActUnmarshal(f *testing.F) {
 			require.Equal(t, b, again)
 		}
 	})
+}
+
+func BenchmarkEncodeCommit(b *testing.B) {
+	r := CommitRecord{ID: NewID(time.Now()), Branches: sampleBranches}
+	var buf []byte
+	b.ReportAllocs()
+	for b.Loop() {
+		buf = EncodeRecords(buf[:0], r)
+	}
+	b.SetBytes(int64(len(buf)))
+}
+
+func BenchmarkDecodeCommit(b *testing.B) {
+	data := EncodeRecords(nil, CommitRecord{ID: NewID(time.Now()), Branches: sampleBranches})
+	b.SetBytes(int64(len(data)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := DecodeRecords(data); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkEncodeTxn is what a node keeps of each finished transaction.
+func BenchmarkEncodeTxn(b *testing.B) {
+	x := Txn{ID: NewID(time.Now()), Decision: Commit, Branches: sampleBranches, Ended: true}
+	var buf []byte
+	var err error
+	b.ReportAllocs()
+	for b.Loop() {
+		if buf, err = x.AppendBinary(buf[:0]); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.SetBytes(int64(len(buf)))
+}
+
+// oblivion is an archive that costs nothing: what remains is the table.
+type oblivion struct{}
+
+func (oblivion) Keep(Changes)                 {}
+func (oblivion) Finished(ID) (Txn, bool)      { return Txn{}, false }
+func (oblivion) KeyUse(string) (KeyUse, bool) { return KeyUse{}, false }
+
+// BenchmarkApply folds log entries that commit some transactions and end those of the
+// entry before. The time is per entry.
+func BenchmarkApply(b *testing.B) {
+	for _, n := range []int{1, 64, 256} {
+		b.Run(fmt.Sprintf("%d-transactions-per-entry", n), func(b *testing.B) {
+			t := NewTable(Meta{}, nil, oblivion{})
+			ids, last := make([]ID, n), make([]ID, n)
+			for i := range ids {
+				ids[i] = NewID(time.Now())
+			}
+			var counter uint64
+			var data []byte
+			b.ReportAllocs()
+			for b.Loop() {
+				data = EncodeRecords(data[:0], End{IDs: last})
+				for i := range ids {
+					counter++
+					binary.BigEndian.PutUint64(ids[i][8:], counter)
+					data = AppendRecord(data, CommitRecord{ID: ids[i], Branches: sampleBranches})
+				}
+				if _, err := t.Apply(zab.Zxid{Counter: counter}, data); err != nil {
+					b.Fatal(err)
+				}
+				copy(last, ids)
+			}
+			b.ReportMetric(float64(b.N*n)/b.Elapsed().Seconds(), "transactions/s")
+			if t.OpenCount() != n {
+				b.Fatalf("%d transactions are open, want those of the last entry, %d", t.OpenCount(), n)
+			}
+		})
+	}
+}
+
+func TestAMarkerIsReadAsItWasWritten(t *testing.T) {
+	for _, m := range []LastMarker{
+		{Decision: Abort},
+		{Decision: Commit, Label: "order 4711 \x00 'quoted'", Branches: sampleBranches},
+		{Decision: Commit, Branches: []Branch{}},
+	} {
+		got, err := ParseLastMarker(m.Text())
+		require.NoError(t, err)
+		require.Equal(t, m, got)
+		require.Empty(t, strings.Trim(m.Text(), "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."))
+	}
+	whole := LastMarker{Decision: Commit, Branches: sampleBranches}.Text()
+	for _, text := range []string{"", "commit", "commit.", "commit.2.AAA", "abort.1", "Abort", whole + "A",
+		whole[:len(whole)-1], whole + "="} {
+		_, err := ParseLastMarker(text)
+		require.ErrorIs(t, err, ErrBadMarker, text)
+	}
+}
+
+func TestATagIsThatOfAName(t *testing.T) {
+	require.Equal(t, "0c95c7ec", TagOf("billing").String())
+	got, ok := ParseLastTag(TagOf("billing").String())
+	require.True(t, ok)
+	require.Equal(t, TagOf("billing"), got)
+	for _, text := range []string{"", "00000000", "0C95C7EC", "0c95c7e", "0c95c7ec0", "0c95c7eg"} {
+		_, ok := ParseLastTag(text)
+		require.False(t, ok, text)
+	}
+}
+
+// What a last resource has committed is committed, whatever the cluster would have said if it had been asked.
+func TestTheWordOfALastResourceIsTakenAsItIs(t *testing.T) {
+	at := zab.Zxid{Epoch: 1, Counter: 1}
+	next := func() zab.Zxid { at.Counter++; return at }
+	shelf := newShelf()
+	table := NewTable(Meta{}, nil, shelf)
+	fold := func(records ...Record) {
+		_, err := table.Apply(next(), EncodeRecords(nil, records...))
+		require.NoError(t, err)
+	}
+	fold(LeaseRecord{Count: 1}, LeaseEndRecord{Leases: []Lease{1}},
+		QuarantineRecord{Resource: "orders", Time: time.UnixMilli(1)})
+	id := NewID(time.Now()).WithLease(1).WithClass(LastResource)
+	fold(CommitRecord{ID: id, Branches: []Branch{{No: 1, Resource: "orders"}}, Last: "billing"})
+	x, known := table.Get(id)
+	require.True(t, known)
+	require.Equal(t, Commit, x.Decision)
+	require.Equal(t, "billing", x.Last)
+	b, err := x.AppendBinary(nil)
+	require.NoError(t, err)
+	var stored Txn
+	require.NoError(t, stored.UnmarshalBinary(b))
+	require.Equal(t, x, stored)
+
+	alone := id.WithLease(0)
+	fold(AbortRecord{ID: alone, By: FromCluster})
+	x, _ = table.Get(alone)
+	require.Equal(t, Unrecorded, x.Outcome(), "one database alone may have committed it")
+	fold(AbortRecord{ID: alone, By: FromCluster, Seen: true})
+	x, _ = table.Get(alone)
+	require.Equal(t, Aborted, x.Outcome())
 }

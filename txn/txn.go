@@ -20,6 +20,8 @@ type Txn struct {
 	Branches []Branch
 	Reason   string
 	Label    string // what the application said it is about
+	// Last is the resource that has decided to commit it, of the class LastResource.
+	Last string
 	// Seen says that the cluster knows of a prepared branch, or that there were several: no
 	// database has committed it alone.
 	Seen    bool
@@ -70,7 +72,7 @@ func (x Txn) Outcome() Outcome {
 		return HeuristicHazard
 	case x.Decision == Commit:
 		return Committed
-	case x.Decision == Abort && x.ID.Class() == Plain && !x.Seen && !mutant.UnrecordedIsAborted:
+	case x.Decision == Abort && x.ID.Class().mayCommitAlone() && !x.Seen && !mutant.UnrecordedIsAborted:
 		return Unrecorded
 	case x.Decision == Abort:
 		return Aborted
@@ -105,6 +107,9 @@ func (x Txn) AppendBinary(b []byte) ([]byte, error) {
 		b = appendText(b, f.Who)
 		b = appendText(b, f.Why)
 	}
+	if x.ID.Class() == LastResource { // from LevelLastResource on: what was there before stays to the byte
+		b = appendText(b, x.Last)
+	}
 	return b, nil
 }
 
@@ -125,6 +130,9 @@ func (x *Txn) UnmarshalBinary(b []byte) error {
 	}
 	for range d.length(2) {
 		x.Forgets = append(x.Forgets, Forget{Who: d.text(), Why: d.text()})
+	}
+	if x.ID.Class() == LastResource {
+		x.Last = d.text()
 	}
 	if d.err || len(d.b) > 0 || x.Decision == Undecided || x.Decision > Abort {
 		return ErrBadTxn

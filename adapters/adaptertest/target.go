@@ -49,6 +49,9 @@ type Target struct {
 	Foreign func(t testing.TB) (untouched func(t testing.TB))
 	// Rows: the resource is an adapters.Marked.
 	Rows bool
+	// Last: the resource can be the last one of a transaction. It is an adapters.Settler, and its sessions are
+	// adapters.Last and adapters.Tagged.
+	Last bool
 	// Hostile is what applications do to the transaction of a branch. Harmless things
 	// belong to it as well: an adapter that refuses everything is of no use.
 	Hostile []Hostile
@@ -58,7 +61,7 @@ type Target struct {
 // got the means for is no subtest, so that nothing passes that was not run.
 func Run(t *testing.T, target Target) {
 	for _, group := range [][]testCase{endCases, surviveCases, finishCases, listCases, lockCases, concurrentCases,
-		fitnessCases, waterCases} {
+		fitnessCases, waterCases, tagCases, lastCases} {
 		for _, c := range group {
 			if c.needs != nil && !c.needs(target) {
 				t.Logf("not run: %s: the target has no %s", c.name, c.what)
@@ -72,6 +75,17 @@ func Run(t *testing.T, target Target) {
 	}
 	for _, h := range target.Hostile {
 		t.Run("a hostile application: "+h.Name, func(t *testing.T) { h.run(t, target) })
+	}
+}
+
+// RunLast runs the cases of a last resource alone, for one that cannot prepare.
+func RunLast(t *testing.T, target Target) {
+	for _, c := range lastCases {
+		if c.needs != nil && !c.needs(target) {
+			t.Logf("not run: %s: the target has no %s", c.name, c.what)
+			continue
+		}
+		t.Run(c.name, func(t *testing.T) { c.run(newBench(t, target)) })
 	}
 }
 

@@ -30,6 +30,8 @@ type Disk struct {
 	open  map[txn.XID]*branch
 	ended map[txn.XID]txn.Decision
 	rows  map[txn.ClusterID]txn.HighWater
+	// markers are those of the transactions that this database decides as the last resource.
+	markers map[txn.XID]string
 }
 
 // branch is owned by its disk's mu.
@@ -41,6 +43,7 @@ type branch struct {
 	failed   error // what a statement said last that failed
 	undo     []undo
 	siblings []txn.BranchNo // that its transaction has, if it was told
+	tag      txn.LastTag    // of its last resource; zero if it has none
 }
 
 // undo is the before image of one update.
@@ -58,6 +61,8 @@ func NewDisk() *Disk {
 		open:  map[txn.XID]*branch{},
 		ended: map[txn.XID]txn.Decision{},
 		rows:  map[txn.ClusterID]txn.HighWater{},
+
+		markers: map[txn.XID]string{},
 	}
 }
 

@@ -72,6 +72,13 @@ func TestWhatErrorsSay(t *testing.T) {
 			_, err = s.Commit(ctx)
 			return err
 		}, "the session died: finish its branch by Resource.Commit or Resource.Rollback"},
+		{"a last resource that was settled", func(r *memory.Resource, _ *memory.Disk, x txn.XID, s adapters.Session,
+			_ *memory.Tx) error {
+			_, err := r.Settle(ctx, x.Cluster, x.ID)
+			require.NoError(t, err)
+			return s.(adapters.Last).CommitLast(ctx, txn.LastMarker{Decision: txn.Commit})
+		}, "commit XID as the last resource: not committed: the cluster was asked for the outcome before the commit, " +
+			"and has aborted it in its last resource: run it again"},
 		{"evidence", func(r *memory.Resource, _ *memory.Disk, _ txn.XID, _ adapters.Session, _ *memory.Tx) error {
 			return r.Validate(txn.Branch{Evidence: "x"})
 		}, "the evidence or the holder is not that of a memory disk: run the newest version of concord on all nodes"},

@@ -27,6 +27,7 @@ func TestConformance(t *testing.T) {
 	}
 	adaptertest.Run(t, adaptertest.Target{
 		Rows: true,
+		Last: true,
 		Open: func(testing.TB) adapters.Adapter { return memory.New("ledger", disk) },
 		Write: func(ctx context.Context, s adapters.Session, key string, value int64) error {
 			return in(ctx, s, func(tx *memory.Tx) error { return tx.Put(ctx, key, value) })

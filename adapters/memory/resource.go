@@ -121,7 +121,7 @@ func (r *Resource) Raise(ctx context.Context, c txn.ClusterID, to txn.HighWater,
 	r.disk.mu.Lock()
 	defer r.disk.mu.Unlock()
 	for _, x := range spent {
-		delete(r.disk.ended, x)
+		r.disk.forget(x)
 	}
 	if r.disk.rows[c].Less(to) {
 		r.disk.rows[c] = to
@@ -148,7 +148,7 @@ func (r *Resource) Recover(ctx context.Context) ([]adapters.Prepared, error) {
 	var list []adapters.Prepared
 	for x, b := range r.disk.open {
 		if b.prepared {
-			list = append(list, adapters.Prepared{XID: x, Since: b.since})
+			list = append(list, adapters.Prepared{XID: x, Since: b.since, Last: b.tag})
 		}
 	}
 	return list, ctx.Err()
@@ -170,9 +170,14 @@ func (r *Resource) Forget(ctx context.Context, xs []txn.XID) error {
 	r.disk.mu.Lock()
 	defer r.disk.mu.Unlock()
 	for _, x := range xs {
-		delete(r.disk.ended, x)
+		r.disk.forget(x)
 	}
 	return ctx.Err()
+}
+
+func (d *Disk) forget(x txn.XID) {
+	delete(d.ended, x)
+	delete(d.markers, x)
 }
 
 // Evidence lists what was not forgotten.
@@ -181,6 +186,11 @@ func (r *Resource) Evidence(ctx context.Context, after txn.XID) ([]txn.XID, erro
 	defer r.disk.mu.Unlock()
 	var kept []txn.XID
 	for x := range r.disk.ended {
+		if inEvidence(x, after) > 0 {
+			kept = append(kept, x)
+		}
+	}
+	for x := range r.disk.markers {
 		if inEvidence(x, after) > 0 {
 			kept = append(kept, x)
 		}

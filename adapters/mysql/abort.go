@@ -142,7 +142,7 @@ func (s *session) mayStay(o outsiders) {
 
 func (s *session) finishOwn(ctx context.Context) (found txn.Finish, err error) {
 	err = s.r.onServer(ctx, func(c *sql.Conn, on server) (err error) {
-		f := finisher{r: s.r, conn: c, server: on, xid: s.xid, decision: txn.Abort, own: true,
+		f := finisher{r: s.r, conn: c, server: on, xid: s.xid, decision: txn.Abort, own: true, tag: s.tag,
 			holder: holderOf(s.link.server)}
 		found, err = f.run(ctx)
 		return err

@@ -67,6 +67,7 @@ func TestConformanceOnAPlainConnector(t *testing.T) {
 func (w *world) target() adaptertest.Target {
 	return adaptertest.Target{
 		Rows:  true,
+		Last:  true,
 		Write: write,
 		Read:  func(t testing.TB, key string) (int64, bool) { return w.value(key) },
 		Fail: func(ctx context.Context, s adapters.Session) error {

@@ -161,10 +161,28 @@ var messages = []message{
 			CreateMarkerTable + ";\n(no)"},
 
 	{"a table for the evidence that is old",
-		func(*world) error { return markerOld(server{database: "shop"}, errors.New("no")) },
+		func(*world) error { return markerOld(addSiblings(server{database: "shop"}), errors.New("no")) },
 		"the table for the evidence of branches comes from an older version: have an administrator run:\nALTER " +
 			"TABLE `shop`.concord_branch ADD COLUMN siblings VARCHAR(512) CHARACTER SET ascii COLLATE ascii_bin " +
 			"NOT NULL DEFAULT '';\n(no)"},
+
+	{"a last resource without evidence", func(w *world) error {
+		r := w.openAs(w.DSN(database), Options{NoMarker: true})
+		s, err := r.Open(w.ctx, newXID())
+		require.NoError(w.t, err)
+		defer func() { require.NoError(w.t, s.Rollback(w.ctx)) }()
+		return s.(adapters.Last).BeLast(w.ctx)
+	}, "make XID at db the last resource: a last resource decides by its marker: leave out NoMarker"},
+	{"a last resource that was settled", func(w *world) error {
+		r := w.open()
+		x := newXID()
+		_, err := r.Settle(w.ctx, x.Cluster, x.ID)
+		require.NoError(w.t, err)
+		s, err := r.Open(w.ctx, x)
+		require.NoError(w.t, err)
+		return s.(adapters.Last).CommitLast(w.ctx, txn.LastMarker{Decision: txn.Commit})
+	}, "commit XID at db as the last resource: not committed: the commit was not sent: the cluster was asked for the " +
+		"outcome before the commit, and has aborted it in its last resource: run it again"},
 
 	{"an ignored error", voted(ignored("SELECT nothing")), ignores + "SERVER"},
 	{"a statement after that", func(w *world) error {
@@ -334,6 +352,9 @@ var withoutRow = map[string]string{
 	"commit %s at %s: the answer is lost, look at the data: %w": timing,
 	"%w: an answer of %d bytes is neither OK nor an error":      surprise,
 	"list prepared branches: %w":                                timing,
+	"%s: the answer is lost: %w":                                timing,
+	"%w: write the marker: %w":                                  timing,
+	"settle %s at %s: %w":                                       timing,
 	"read the high-water row: %w":                               timing,
 	"another node is doing this: try again":                     timing,
 }

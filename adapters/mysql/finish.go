@@ -52,11 +52,12 @@ type finisher struct {
 	server   server
 	xid      txn.XID
 	decision txn.Decision
-	evident  bool   // the branch left a marker
-	written  bool   // its marker was seen, and was not committed
-	own      bool   // the session of the branch asks, and holder is itself
-	holder   holder // that holds the branch for certain; zero if nothing proves it
-	claimed  holder // that somebody says to hold it; zero if nobody does
+	evident  bool        // the branch left a marker
+	written  bool        // its marker was seen, and was not committed
+	own      bool        // the session of the branch asks, and holder is itself
+	holder   holder      // that holds the branch for certain; zero if nothing proves it
+	claimed  holder      // that somebody says to hold it; zero if nobody does
+	tag      txn.LastTag // in the name under which it is listed
 }
 
 var (
@@ -176,7 +177,7 @@ func (f *finisher) end(ctx context.Context) (txn.Finish, error) {
 	if f.decision == txn.Commit {
 		verb = "XA COMMIT "
 	}
-	_, err := f.conn.ExecContext(ctx, verb+xa(f.xid))
+	_, err := f.conn.ExecContext(ctx, verb+xaTagged(f.xid, f.tag))
 	switch {
 	case err == nil:
 		return f.verify(ctx)
@@ -263,7 +264,11 @@ func (f *finisher) listed(ctx context.Context, presumed bool) (bool, error) {
 	if err == nil && !f.own {
 		f.r.listed.set(list)
 	}
-	return slices.ContainsFunc(list, func(p adapters.Prepared) bool { return p.XID == f.xid }), err
+	i := slices.IndexFunc(list, func(p adapters.Prepared) bool { return p.XID == f.xid })
+	if i >= 0 {
+		f.tag = list[i].Last
+	}
+	return i >= 0, err
 }
 
 func (f *finisher) marker(ctx context.Context) (trace, holder, error) {

@@ -34,6 +34,7 @@ const CreateMarkerTable = `CREATE TABLE IF NOT EXISTS ` + markerTable + ` (
   holder VARCHAR(80) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
   siblings VARCHAR(512) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT '',
   created TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP(3),
+  ` + decisionColumn + `,
   PRIMARY KEY (cluster, gid, branch)
 ) ENGINE=InnoDB`
 
@@ -103,7 +104,7 @@ func (r *Resource) prepareMarker(ctx context.Context) error {
 		if isCode(err, codeNoSuchColumn) {
 			// Another session may have been faster.
 			if _, err = c.ExecContext(ctx, addSiblings(s)); err != nil && !isCode(err, codeColumnExists) {
-				return markerOld(s, err)
+				return markerOld(addSiblings(s), err)
 			}
 			return nil
 		}
@@ -130,9 +131,9 @@ func addSiblings(s server) string {
 		" ADD COLUMN siblings VARCHAR(512) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT ''"
 }
 
-func markerOld(s server, err error) error {
+func markerOld(addition string, err error) error {
 	return fmt.Errorf("the table for the evidence of branches comes from an older version: have an administrator "+
-		"run:\n%s;\n(%w)", addSiblings(s), err)
+		"run:\n%s;\n(%w)", addition, err)
 }
 
 func markerMissing(s server, err error) error {
@@ -145,6 +146,7 @@ func markerMissing(s server, err error) error {
 func (r *Resource) markerDoubted(err error) {
 	if isCode(err, codeNoSuchTable, codeTableDenied, codeNoSuchColumn) {
 		r.markerReady.Store(false)
+		r.decisionsReady.Store(false)
 	}
 }
 

@@ -88,6 +88,8 @@ type Resource struct {
 	expected    adapters.Expectation
 	markerReady atomic.Bool               // the marker table is there and can be written
 	outsiders   atomic.Pointer[outsiders] // nil: never asked
+	// decisionsReady: it has room for those of last resources
+	decisionsReady atomic.Bool
 
 	listed lastList
 	facts  facts

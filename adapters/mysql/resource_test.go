@@ -332,9 +332,13 @@ func FuzzMySQLListing(f *testing.F) {
 	f.Add("1", "64", "64", string(make([]byte, 128)))
 	f.Add(format, gtrid, "2", "x'; drop table canary; -- \x00\xff\\")
 	f.Fuzz(func(t *testing.T, format, gtrid, bqual, data string) {
-		x, ours := parseListed([]string{format, gtrid, bqual, data})
+		p, ours := parseListed([]string{format, gtrid, bqual, data})
 		if ours {
-			require.Equal(t, data, x.Gtrid()+x.Bqual(), "what is ours is written as we write it")
+			written := p.XID.Gtrid() + p.XID.Bqual()
+			if p.Last != 0 {
+				written += "-" + p.Last.String()
+			}
+			require.Equal(t, data, written, "what is ours is written as we write it")
 		}
 		_, ours = parseListed([]string{format, gtrid, bqual})
 		require.False(t, ours, "a row without a name")
@@ -384,9 +388,17 @@ func TestListedRowsThatAreNotOursAreForeign(t *testing.T) {
 	data := x.Gtrid() + x.Bqual()
 	got, ours := parseListed([]string{"1129270851", "43", "2", data})
 	require.True(t, ours)
-	require.Equal(t, x, got)
+	require.Equal(t, x, got.XID)
+	last := x.ID.WithClass(txn.LastResource)
+	tagged := txn.XID{Cluster: 1, ID: last}.Gtrid() + "02-" + txn.TagOf("billing").String()
+	got, ours = parseListed([]string{"1129270851", "43", "11", tagged})
+	require.True(t, ours)
+	require.Equal(t, adapters.Prepared{XID: txn.XID{Cluster: 1, ID: last, Branch: 2}, Last: txn.TagOf("billing")}, got)
 	for _, row := range [][]string{
 		nil,
+		{"1129270851", "43", "11", data + "-0c95c7ec"},
+		{"1129270851", "43", "11", tagged[:45] + "-0C95C7EC"},
+		{"1129270851", "43", "3", tagged[:46]},
 		{"1129270851", "43", "2"},
 		{"1", "43", "2", data},
 		{"1129270851", "42", "3", data},

@@ -56,6 +56,7 @@ type session struct {
 	guard    string         // the name of the guard if the transaction has it
 	marked   bool           // the marker is in already
 	siblings []txn.BranchNo // that its transaction has; set before the vote
+	tag      txn.LastTag    // of its last resource, in name; zero if it has none
 	proven   bool           // the guard was still there when the work was over
 	missed   error          // the answer that the guard is not there
 	risked   bool           // a statement was sent that could end the transaction

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"strings"
 
 	sqldriver "github.com/go-sql-driver/mysql"
 
@@ -20,8 +21,15 @@ import (
 
 // xa writes a name as both servers read it in every XA statement. Hexadecimal needs
 // no escaping.
-func xa(x txn.XID) string {
-	return "X'" + hex.EncodeToString([]byte(x.Gtrid())) + "',X'" + hex.EncodeToString([]byte(x.Bqual())) + "'," +
+func xa(x txn.XID) string { return xaTagged(x, 0) }
+
+// xaTagged is the name of a branch beside a last resource, whose tag is behind the number. Zero: there is none.
+func xaTagged(x txn.XID, last txn.LastTag) string {
+	bqual := x.Bqual()
+	if last != 0 {
+		bqual += "-" + last.String()
+	}
+	return "X'" + hex.EncodeToString([]byte(x.Gtrid())) + "',X'" + hex.EncodeToString([]byte(bqual)) + "'," +
 		strconv.Itoa(txn.FormatID)
 }
 
@@ -34,6 +42,7 @@ const (
 	codeUnknownDatabase    = 1049
 	codeNoSuchColumn       = 1054
 	codeColumnExists       = 1060
+	codeDuplicateKey       = 1062
 	codeUnknownThread      = 1094
 	codeKillDenied         = 1095
 	codeTableDenied        = 1142
@@ -135,30 +144,35 @@ func recoverList(ctx context.Context, q rowsOf) (list []adapters.Prepared, forei
 		return nil, 0, fmt.Errorf("list prepared branches: %w", err)
 	}
 	for _, row := range rows {
-		x, ours := parseListed(row)
+		p, ours := parseListed(row)
 		if !ours {
 			foreign++
 			continue
 		}
-		list = append(list, adapters.Prepared{XID: x})
+		list = append(list, p)
 	}
 	return list, foreign, nil
 }
 
 // parseListed reads a row of XA RECOVER: formatID, the lengths of the two parts, and
 // the bytes of both, which may be anything.
-func parseListed(row []string) (txn.XID, bool) {
+func parseListed(row []string) (p adapters.Prepared, ours bool) {
 	if len(row) != 4 {
-		return txn.XID{}, false
+		return p, false
 	}
 	format, err1 := strconv.ParseInt(row[0], 10, 64)
 	gtrid, err2 := strconv.Atoi(row[1])
 	bqual, err3 := strconv.Atoi(row[2])
 	data := row[3]
 	if err1 != nil || err2 != nil || err3 != nil || gtrid < 0 || bqual < 0 || gtrid+bqual != len(data) {
-		return txn.XID{}, false
+		return p, false
 	}
-	return txn.ParseXA(format, []byte(data[:gtrid]), []byte(data[gtrid:]))
+	number, tag, tagged := strings.Cut(data[gtrid:], "-")
+	if p.XID, ours = txn.ParseXA(format, []byte(data[:gtrid]), []byte(number)); ours && tagged {
+		p.Last, ours = txn.ParseLastTag(tag)
+		ours = ours && p.XID.ID.Class() == txn.LastResource
+	}
+	return p, ours
 }
 
 // Transient implements adapters.Opener. A record that has changed since the snapshot was taken is how

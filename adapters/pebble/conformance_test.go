@@ -36,6 +36,7 @@ func write(ctx context.Context, s adapters.Session, key string, v int64) error {
 func TestConformance(t *testing.T) {
 	w, crashes := newWorld(t), uint64(0)
 	adaptertest.Run(t, adaptertest.Target{
+		Last:  true,
 		Open:  func(testing.TB) adapters.Adapter { return w.resource.Share() },
 		Write: write,
 		Read: func(t testing.TB, key string) (int64, bool) {

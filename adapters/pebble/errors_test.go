@@ -57,6 +57,17 @@ var messages = []struct {
 		"enlist ledger: the transaction has a branch of another store under this name: give each its own"},
 	{"a name that is in use", func(ctx context.Context, b *branchOf) error { _, err := b.r.Open(ctx, b.x); return err },
 		"begin XID: the name XID is in use: begin a new transaction"},
+	{"a last resource that was settled", func(ctx context.Context, b *branchOf) error {
+		if _, err := b.r.Settle(ctx, b.x.Cluster, b.x.ID); err != nil {
+			return err
+		}
+		return b.s.(adapters.Last).CommitLast(ctx, txn.LastMarker{Decision: txn.Commit})
+	}, "commit XID as the last resource: not committed: the cluster was asked for the outcome before the commit, and " +
+		"has aborted it in its last resource: run it again"},
+	{"settling in a closed store", closed(func(ctx context.Context, b *branchOf) error {
+		_, err := b.r.Settle(ctx, b.x.Cluster, b.x.ID)
+		return err
+	}), "settle XID: " + ErrClosed.Error()},
 	{"a key of concord", func(ctx context.Context, b *branchOf) error { return b.tx.Set(ctx, []byte(Reserved), nil) },
 		"the key is reserved for concord: choose one that does not begin with pebble.Reserved"},
 	{"a key of another branch", func(ctx context.Context, b *branchOf) error {

@@ -229,7 +229,7 @@ func (r *Resource) Recover(ctx context.Context) ([]adapters.Prepared, error) {
 	for _, b := range open {
 		b.mu.Lock()
 		if b.state == prepared {
-			list = append(list, adapters.Prepared{XID: b.journal.XID, Since: b.journal.Since})
+			list = append(list, adapters.Prepared{XID: b.journal.XID, Since: b.journal.Since, Last: b.journal.Last})
 		}
 		b.mu.Unlock()
 	}

@@ -67,6 +67,9 @@ type store struct {
 	mu       sync.Mutex
 	branches map[txn.XID]*branch
 
+	// settling is held while a marker of a last resource is looked for and written. It comes after branch.mu.
+	settling sync.Mutex
+
 	view   sync.RWMutex
 	before map[string]journal.Image
 }

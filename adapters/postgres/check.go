@@ -61,11 +61,11 @@ func recoverOn(ctx context.Context, conn *pgx.Conn) ([]adapters.Prepared, error)
 
 // parseListed reads a row of pg_prepared_xacts, whose gid may be anybody's.
 func parseListed(gid, owner string, since time.Time) (adapters.Prepared, bool) {
-	x, _, ours := parseName(gid)
+	n, ours := parseName(gid)
 	if !ours {
 		return adapters.Prepared{}, false
 	}
-	return adapters.Prepared{XID: x, Since: since, Owner: owner}, true
+	return adapters.Prepared{XID: n.XID, Since: since, Owner: owner, Last: n.last}, true
 }
 
 // Limits of the preflight.
@@ -321,7 +321,7 @@ func (r *Resource) Inspect(ctx context.Context, x txn.XID) (found adapters.Inspe
 		}
 		found.Prepared, found.Siblings = is.me != "", is.siblings
 		if found.Prepared {
-			found.Blocked, err = blocked(ctx, conn, nameOf(x, is.siblings))
+			found.Blocked, err = blocked(ctx, conn, is.nameFor(x))
 			return err
 		}
 		found.Committed, err = marked(ctx, conn, x)
@@ -380,12 +380,12 @@ func (r *Resource) Waits(ctx context.Context, longer time.Duration) (list []adap
 				return err
 			}
 			waiting.pid, blocking.pid = uint32(pid), uint32(blocker)
-			x, _, ours := parseName(gid)
+			n, ours := parseName(gid)
 			switch {
 			case blocking.start != 0:
 				w.For = blocking.String()
 			case ours:
-				w.Branch = x
+				w.Branch = n.XID
 			default:
 				continue
 			}

@@ -330,6 +330,21 @@ var messages = []message{
 		})
 	}, "the branch is not listed, its transaction is still running and it is not that of the session which is said " +
 		"to hold it: try again"},
+	{"a last resource without evidence", func(b *bank) error {
+		return bankOf(b.T, b.db, WithoutMarker()).begin(newXID()).BeLast(b.ctx)
+	}, `postgres "bank": make XID the last resource: a last resource decides by its marker: leave out WithoutMarker`},
+	{"a last resource that may sleep", func(b *bank) error {
+		return bankOf(b.T, b.db, WithIdleTimeout(0)).begin(newXID()).BeLast(b.ctx)
+	}, `postgres "bank": make XID the last resource: a session that decides must not sleep for ever: set an ` +
+		`idle_in_transaction_session_timeout, or leave out WithIdleTimeout(0)`},
+	{"a last resource that was settled", func(b *bank) error {
+		s := b.begin(newXID())
+		require.NoError(b, s.BeLast(b.ctx))
+		_, err := b.Settle(b.ctx, s.x.Cluster, s.x.ID)
+		require.NoError(b, err)
+		return s.CommitLast(b.ctx, txn.LastMarker{Decision: txn.Commit})
+	}, `postgres "bank": commit XID as the last resource: not committed: the cluster was asked for the outcome ` +
+		`before the commit, and has aborted it in its last resource: run it again`},
 	{"a rollback of what others have committed", func(b *bank) error {
 		s, x, branch := b.prepared()
 		found, err := b.as("app", "").Commit(b.ctx, x, branch)
@@ -345,6 +360,9 @@ var withoutRow = map[string]string{
 	"this server is a standby and lists nothing: point the resource at the primary": "wants a standby",
 	"postgres %q: open: %w; check the pool settings in the dsn": "pgx finds that when it reads " +
 		"the dsn",
+	"this server accepts no writes, so nothing can be decided there: point the resource at the primary": "wants " +
+		"a standby",
+	"the marker table comes from an earlier release: have its owner run %q: %w": timing,
 	"PostgreSQL answered %q":                    surprise,
 	"pg_xact_status answered %q":                surprise,
 	"%d answers to one statement":               surprise,

@@ -12,15 +12,17 @@ import (
 
 // SQLSTATEs that the adapter branches on.
 const (
-	codeUndefinedObject = "42704" // no prepared transaction of that name
-	codeUndefinedTable  = "42P01"
-	codeUndefinedSchema = "3F000"
-	codePrivilege       = "42501"
-	codeReadOnly        = "25006" // the transaction, or the server
-	codeDuplicate       = "23505"
-	codeNoStatement     = "26000" // no statement of that name was prepared
-	codeInvalidValue    = "22023" // a transaction number of the future, among others
-	codeInvalidText     = "22P02" // a setting that is not there, read as a number
+	codeUndefinedObject  = "42704" // no prepared transaction of that name
+	codeUndefinedTable   = "42P01"
+	codeUndefinedColumn  = "42703"
+	codeLockNotAvailable = "55P03"
+	codeUndefinedSchema  = "3F000"
+	codePrivilege        = "42501"
+	codeReadOnly         = "25006" // the transaction, or the server
+	codeDuplicate        = "23505"
+	codeNoStatement      = "26000" // no statement of that name was prepared
+	codeInvalidValue     = "22023" // a transaction number of the future, among others
+	codeInvalidText      = "22P02" // a setting that is not there, read as a number
 )
 
 // sqlState returns the SQLSTATE of an error that the server answered, or "".

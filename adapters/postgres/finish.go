@@ -141,7 +141,7 @@ func endPrepared(ctx context.Context, conn *pgx.Conn, x txn.XID, d txn.Decision)
 		}
 		defer restoreRole(ctx, conn, is.role)
 	}
-	tag, err := run(ctx, conn.PgConn(), finishText(x, d, is.siblings...))
+	tag, err := run(ctx, conn.PgConn(), finishNamed(is.nameFor(x), d))
 	if err == nil && tag != finishTag(d) {
 		err = fmt.Errorf("PostgreSQL answered %q", tag)
 	}
@@ -150,8 +150,14 @@ func endPrepared(ctx context.Context, conn *pgx.Conn, x txn.XID, d txn.Decision)
 
 // sight is a branch in the list of what is prepared. If it is not there only the name is known.
 type sight struct {
-	siblings        []txn.BranchNo
+	name
 	owner, me, role string
+}
+
+// nameFor is the name under which the branch is prepared, or would be.
+func (s sight) nameFor(x txn.XID) string {
+	s.XID = x
+	return s.String()
 }
 
 func look(ctx context.Context, conn *pgx.Conn, x txn.XID) (sight, error) {
@@ -162,18 +168,18 @@ func look(ctx context.Context, conn *pgx.Conn, x txn.XID) (sight, error) {
 	defer rows.Close()
 	var found sight
 	for rows.Next() {
-		var name string
+		var listed string
 		var owner *string // null if the role is gone
 		var is sight
-		if err := rows.Scan(&name, &owner, &is.me, &is.role); err != nil {
+		if err := rows.Scan(&listed, &owner, &is.me, &is.role); err != nil {
 			return sight{}, err
 		}
-		y, siblings, ours := parseName(name)
-		if !ours || y != x {
+		n, ours := parseName(listed)
+		if !ours || n.XID != x {
 			continue
 		}
 		found = is
-		found.siblings, found.owner = siblings, is.me
+		found.name, found.owner = n, is.me
 		if owner != nil {
 			found.owner = *owner
 		}

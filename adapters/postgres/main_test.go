@@ -266,6 +266,7 @@ func TestConformance(t *testing.T) {
 	dsn := b.db.UserDSN("app", "", "")
 	adaptertest.Run(t, adaptertest.Target{
 		Rows: true,
+		Last: true,
 		Open: func(t testing.TB) adapters.Adapter {
 			r, err := Open(context.Background(), "bank", dsn)
 			require.NoError(t, err)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -32,6 +31,7 @@ CREATE TABLE IF NOT EXISTS ` + markerTable + ` (
   cluster bigint NOT NULL,
   gid text COLLATE "C" NOT NULL,
   branch smallint NOT NULL,
+  decision text,
   PRIMARY KEY (cluster, gid, branch)
 )`
 
@@ -170,9 +170,7 @@ func (s *session) question() question {
 	case s.r.noMarker:
 		return question{text: s.server.mark.numberText()}
 	}
-	return question{text: s.server.mark.markerText(), known: s.server.vote, params: [][]byte{
-		strconv.AppendUint(nil, uint64(s.x.Cluster), 10), []byte(s.x.ID.String()),
-		strconv.AppendUint(nil, uint64(s.x.Branch), 10)}}
+	return question{text: s.server.mark.markerText(), known: s.server.vote, params: markerParams(s.x)}
 }
 
 // marked reports whether the marker of a branch is there. Where there is no table none is.

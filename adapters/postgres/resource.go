@@ -37,8 +37,10 @@ type Resource struct {
 	idleTimeout time.Duration
 	noMarker    bool
 	markerReady atomic.Bool // branches can leave their markers
-	expected    adapters.Expectation
-	trust       security.ServerTrust // of Open
+	// decisionsReady: last resources can, too
+	decisionsReady atomic.Bool
+	expected       adapters.Expectation
+	trust          security.ServerTrust // of Open
 }
 
 var (

@@ -316,16 +316,25 @@ func TestWaitsAreThoseOfSessionsByTheirNames(t *testing.T) {
 func TestNamesAreReadAsTheyAreWritten(t *testing.T) {
 	x := newXID()
 	for _, siblings := range [][]txn.BranchNo{nil, {1}, {0, 1}, {1, 2, 255}} {
-		y, read, ours := parseName(nameOf(x, siblings))
+		want := name{XID: x, siblings: siblings}
+		read, ours := parseName(want.String())
 		require.True(t, ours)
-		require.Equal(t, x, y)
-		require.Equal(t, siblings, read)
+		require.Equal(t, want, read)
 	}
 	many := make([]txn.BranchNo, 200)
-	require.Equal(t, x.String(), nameOf(x, many), "too many for a name")
+	require.Equal(t, x.String(), name{XID: x, siblings: many}.String(), "too many for a name")
+	deferred := name{XID: x, last: txn.TagOf("billing")}
+	deferred.ID = x.ID.WithClass(txn.LastResource)
+	read, ours := parseName(deferred.String())
+	require.True(t, ours)
+	require.Equal(t, deferred, read)
+	for _, tail := range []string{"-", "-0001", "-0C95C7EC", "-00000000", "-0c95c7ec-", "-0c95c7ec00", " 0c95c7ec"} {
+		_, ours := parseName(deferred.XID.String() + tail)
+		require.False(t, ours, "%q", tail)
+	}
 	for _, tail := range []string{"-", "0", "-0", "-00", "-0100", "-0101", "-01'", "-0001FF", "-0001-", " 0001",
 		"-01\x00"} {
-		_, _, ours := parseName(x.String() + tail)
+		_, ours := parseName(x.String() + tail)
 		require.False(t, ours, "%q", tail)
 	}
 }

@@ -63,6 +63,7 @@ type session struct {
 	pgx      *pgx.Conn      // that of conn
 	limits   []string       // what the transaction sets for itself when it opens
 	siblings []txn.BranchNo // that its transaction has; set before the vote
+	tag      txn.LastTag    // of its last resource; zero if it has none
 	earlier  bool           // some member knows only evidence by number; set before the vote
 	branch   txn.Branch     // once prepared
 
@@ -425,7 +426,7 @@ func (s *session) finish(ctx context.Context, d txn.Decision) (txn.Finish, error
 		return 0, fmt.Errorf("postgres %q: %s %s: %w", s.r.name, d, s.x, err)
 	}
 	if conn := s.take(); conn != nil {
-		tag, err := run(ctx, conn.Conn().PgConn(), finishText(s.x, d, s.siblings...))
+		tag, err := run(ctx, conn.Conn().PgConn(), finishNamed(s.preparedName(), d))
 		if d == txn.Abort && s.sent.Loud { // PREPARE has kept what functions set
 			discard(conn)
 		} else {

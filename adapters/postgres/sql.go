@@ -20,17 +20,19 @@ import (
 // only, so its text needs no escaping inside quotes; nothing that a server listed
 // comes here but as a parsed XID, or as a role name that is quoted as an identifier.
 
-func prepareText(x txn.XID, siblings ...txn.BranchNo) string {
-	return "prepare transaction '" + nameOf(x, siblings) + "'"
-}
+func prepareText(x txn.XID) string { return prepareNamed(name{XID: x}.String()) }
 
-// finishText is the statement that ends a prepared branch. The server accepts it only
+func prepareNamed(name string) string { return "prepare transaction '" + name + "'" }
+
+func finishText(x txn.XID, d txn.Decision) string { return finishNamed(name{XID: x}.String(), d) }
+
+// finishNamed is the statement that ends a prepared branch. The server accepts it only
 // alone in its message.
-func finishText(x txn.XID, d txn.Decision, siblings ...txn.BranchNo) string {
+func finishNamed(name string, d txn.Decision) string {
 	if d == txn.Commit {
-		return "commit prepared '" + nameOf(x, siblings) + "'"
+		return "commit prepared '" + name + "'"
 	}
-	return "rollback prepared '" + nameOf(x, siblings) + "'"
+	return "rollback prepared '" + name + "'"
 }
 
 // finishTag is the command tag of a finishText that worked.
@@ -170,47 +172,66 @@ select gid, prepared, coalesce(owner::text, '')
  order by prepared, gid`
 )
 
-// The name under which a branch is prepared is that of its XID, and behind it, if it is known, the
-// numbers of all branches of its transaction, two hex digits each: what a prepared transaction has written
-// nobody can read, but its name everybody can. concord-<cluster>-<gid>-01-0001 is the second of two.
+// name is that under which a branch is prepared: that of its XID, and behind it, if it is known, the numbers of all
+// branches of its transaction, two hex digits each: what a prepared transaction has written nobody can read, but its
+// name everybody can. concord-<cluster>-<gid>-01-0001 is the second of two. Where a last resource decides it is the
+// tag of that which is behind it.
+type name struct {
+	txn.XID
+	siblings []txn.BranchNo
+	last     txn.LastTag
+}
 
 // maxName is the longest name that PostgreSQL takes, in bytes.
 const maxName = 199
 
-// nameOf is the name of a branch. It names no siblings if those are too many.
-func nameOf(x txn.XID, siblings []txn.BranchNo) string {
-	name := x.String()
-	if len(siblings) == 0 || len(name)+1+2*len(siblings) > maxName {
-		return name
+// String names no siblings if those are too many.
+func (n name) String() string {
+	text := n.XID.String()
+	if n.last != 0 {
+		return text + "-" + n.last.String()
 	}
-	numbers := make([]byte, len(siblings))
-	for i, no := range siblings {
+	if len(n.siblings) == 0 || len(text)+1+2*len(n.siblings) > maxName {
+		return text
+	}
+	numbers := make([]byte, len(n.siblings))
+	for i, no := range n.siblings {
 		numbers[i] = byte(no)
 	}
-	return name + "-" + hex.EncodeToString(numbers)
+	return text + "-" + hex.EncodeToString(numbers)
 }
 
-// parseName is the inverse of nameOf. What it does not accept is nobody's or somebody else's.
-func parseName(name string) (txn.XID, []txn.BranchNo, bool) {
+func (s *session) preparedName() string {
+	return name{XID: s.x, siblings: s.siblings, last: s.tag}.String()
+}
+
+// parseName is the inverse of String. What it does not accept is nobody's or somebody else's.
+func parseName(text string) (n name, ours bool) {
 	end := len(txn.XID{}.String())
-	if len(name) <= end {
-		x, ours := txn.ParseXID(name)
-		return x, nil, ours
+	if len(text) <= end {
+		n.XID, ours = txn.ParseXID(text)
+		return n, ours
 	}
-	x, ours := txn.ParseXID(name[:end])
-	numbers, err := hex.DecodeString(name[end+1:])
-	if !ours || err != nil {
-		return txn.XID{}, nil, false
+	if n.XID, ours = txn.ParseXID(text[:end]); !ours || text[end] != '-' {
+		return name{}, false
 	}
-	siblings := make([]txn.BranchNo, len(numbers))
+	if n.ID.Class() == txn.LastResource {
+		n.last, ours = txn.ParseLastTag(text[end+1:])
+		return n, ours
+	}
+	numbers, err := hex.DecodeString(text[end+1:])
+	if err != nil {
+		return name{}, false
+	}
+	n.siblings = make([]txn.BranchNo, len(numbers))
 	for i, no := range numbers {
-		siblings[i] = txn.BranchNo(no)
-		if i > 0 && siblings[i] <= siblings[i-1] {
-			return txn.XID{}, nil, false
+		n.siblings[i] = txn.BranchNo(no)
+		if i > 0 && n.siblings[i] <= n.siblings[i-1] {
+			return name{}, false
 		}
 	}
-	if nameOf(x, siblings) != name || !slices.Contains(siblings, x.Branch) { // e.g. upper-case hex
-		return txn.XID{}, nil, false
+	if n.String() != text || !slices.Contains(n.siblings, n.Branch) { // e.g. upper-case hex
+		return name{}, false
 	}
-	return x, siblings, true
+	return n, true
 }

@@ -83,7 +83,7 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 			return s.voteReadOnly(ctx, pg)
 		}
 	}
-	end, err := prepareBranch(ctx, pg, s.question(), prepareText(s.x, s.siblings...))
+	end, err := prepareBranch(ctx, pg, s.question(), prepareNamed(s.preparedName()))
 	if sqlState(err) == codeNoStatement {
 		s.server.forgetVote(pg)
 	}

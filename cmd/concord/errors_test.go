@@ -285,7 +285,7 @@ var messages = []message{
 	{name: "a demo of nothing", line: "demo --transfers 0",
 		says: "--transfers and --workers are at least 1, --kill-leader at least 0", code: terminal.ExitUsage},
 	{name: "a demo of an unknown protocol", line: "demo --protocol paxos",
-		says: `--protocol is "paxos": want two_phase or three_phase`, code: terminal.ExitUsage},
+		says: `--protocol is "paxos": want two_phase, three_phase or last_resource`, code: terminal.ExitUsage},
 	{name: "a demo of agents with databases", line: "demo --protocol two_phase --config FILE",
 		says: "--protocol is for banks behind agents of this process, and --config for databases that it reaches " +
 			"itself: leave one of them out", code: terminal.ExitUsage},

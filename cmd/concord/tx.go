@@ -27,6 +27,7 @@ type txJSON struct {
 	GID        string          `json:"gid"`
 	State      string          `json:"state"`
 	Protocol   string          `json:"protocol"`
+	Last       string          `json:"last_resource,omitempty"`
 	Started    time.Time       `json:"started"`
 	Age        string          `json:"age"`
 	Branches   []branchJSON    `json:"branches"`
@@ -90,7 +91,8 @@ type heuristicJSON struct {
 
 func txOf(m *concordv1.Transaction, now time.Time) txJSON {
 	started := time.UnixMilli(m.GetStartedMs()).UTC()
-	x := txJSON{GID: m.GetGid(), State: m.GetState(), Protocol: m.GetProtocol(), Started: started,
+	x := txJSON{GID: m.GetGid(), State: m.GetState(), Protocol: m.GetProtocol(), Last: m.GetLastResource(),
+		Started:  started,
 		Age:      terminal.Age(now.Sub(started)),
 		Branches: []branchJSON{}, Label: m.GetLabel(), Reason: m.GetReason(), Zxid: m.GetZxid()}
 	for _, b := range m.GetBranches() {
@@ -253,6 +255,9 @@ func (c *cli) printTx(x txJSON) error {
 	}
 	fmt.Fprintf(c.out, "gid       %s\nstate     %s\nprotocol  %s\nstarted   %s (%s ago)\n", x.GID, x.State, x.Protocol,
 		x.Started.Format(time.RFC3339Nano), x.Age)
+	if x.Last != "" {
+		fmt.Fprintf(c.out, "last      %s decides it, by its own commit\n", terminal.Cell(x.Last))
+	}
 	if x.Zxid != "" && x.Zxid != "0.0" {
 		fmt.Fprintf(c.out, "decided   by %s%s, at zxid %s\n", x.DecidedBy, atTime(x.Decided), x.Zxid)
 	}
@@ -397,7 +402,7 @@ func waitOver(gid, state string, timeout time.Duration) string {
 
 func (c *cli) txResolveCommand() *cobra.Command {
 	var commit, abort, force, yes bool
-	var reason string
+	var reason, last string
 	var resources []string
 	cmd := &cobra.Command{
 		Use: "resolve GID --commit|--abort --reason TEXT", Short: "Decide a transaction that has no decision",
@@ -412,6 +417,9 @@ func (c *cli) txResolveCommand() *cobra.Command {
 			"transaction. Each of these, and no other, must have a prepared branch then.\n\n" +
 			"A gid of which neither the log nor any database has heard is not found (exit code 3): as a rule it is\n" +
 			"mistyped. --force aborts it all the same, so that whoever comes with it later is too late.\n\n" +
+			"A transaction with a last resource (its gid ends with M) is decided there: whatever is asked for,\n" +
+			"that database is asked, and if it has not committed it never will. Where no prepared branch names\n" +
+			"it, --last-resource does.\n\n" +
 			"Left alone, such a transaction is aborted by itself when the lease of its client ends or, without\n" +
 			"one, once it is older than transaction.max_age.",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -443,7 +451,7 @@ func (c *cli) txResolveCommand() *cobra.Command {
 			defer client.Close()
 			r, err := client.Resolve(cmd.Context(),
 				&concordv1.ResolveRequest{Gid: args[0], Decision: decision, Who: operator(), Reason: reason,
-					Resources: resources, Force: force})
+					Resources: resources, Force: force, LastResource: last})
 			if err != nil {
 				return err
 			}
@@ -459,6 +467,8 @@ func (c *cli) txResolveCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&force, "force", false, "with --abort: also if nobody has heard of it")
 	cmd.Flags().StringSliceVar(&resources, "resources", nil,
 		"with --commit, where the branches do not say it: all databases that the transaction changed")
+	cmd.Flags().StringVar(&last, "last-resource", "", "where no branch says it: the resource that decides it")
+	c.completeFlag(cmd, "last-resource", c.resourceNames)
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the record")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return cmd

@@ -149,6 +149,11 @@ func (c *Machine) onCommitAsked(e CommitAsked) {
 	if c.answerKnown(e.Request, e.ID, len(e.Branches) > 0) || c.undecidable(e.Request, e.ID) {
 		return
 	}
+	if e.ID.Class() == txn.LastResource {
+		c.reply(Reply{Request: e.Request, Err: txn.Refusedf("%v is decided by its last resource, and no request "+
+			"commits it: ask for its outcome", e.ID)})
+		return
+	}
 	if c.disk.Full && c.live[e.ID] == nil {
 		// not a decision: another leader may take it
 		c.reply(Reply{Request: e.Request, Err: txn.Unavailablef("%s", c.disk.Why)})
@@ -245,8 +250,19 @@ func (c *Machine) settle(e OutcomeAsked) {
 		c.reply(Reply{Request: e.Request, Txn: txn.Txn{ID: e.ID, Decision: txn.Abort}})
 		return
 	}
+	last := ""
+	if e.ID.Class() == txn.LastResource {
+		var ok bool
+		if last, ok = c.settleable(e.Request, e.ID, e.Last); !ok {
+			return
+		}
+	}
 	l := c.wait(e.Request, e.ID)
 	l.seen = l.seen || e.Several || len(c.listedBranches(e.ID)) > 0
+	if last != "" {
+		c.settleLast(l, last, protocol.RollbackAsked{Reason: "asked for its outcome"})
+		return
+	}
 	c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: "asked for its outcome before it was decided"}))
 }
 
@@ -308,6 +324,7 @@ func (c *Machine) onVerdict(v txn.Verdict) {
 			c.see(&x)
 		}
 		c.carry(l, l.core.Step(protocol.Delivered{Txn: x}))
+		c.putDownFinished(l)
 		c.tell(l, x)
 		if x.Decision == txn.Abort || x.Ended {
 			c.letGo(v.ID) // nothing is left that phase two would do

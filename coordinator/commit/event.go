@@ -236,6 +236,8 @@ type Effects struct {
 	Send []Letter
 	// Evidence are resources that shall list what evidence they keep: Kept answers each.
 	Evidence []EvidenceAsk
+	// Settle are transactions to be settled at their last resources: LastSettled answers each.
+	Settle []LastTask
 	// Waits are resources that shall list who waits for whom: Waits answers each.
 	Waits []WaitsAsk
 }
@@ -317,6 +319,7 @@ type CouncilView struct {
 type ListedBranch struct {
 	Resource string
 	Decision txn.Decision // of its transaction; Undecided if the log has none
+	Last     string       // its last resource, which decides it; empty if it has none, or none that is known here
 	Err      string       // of the last attempt to finish it, or of the last scan
 	Tried
 }

@@ -61,6 +61,7 @@ func (c *Machine) onKept(k Kept) {
 	if spent := recovery.Spent(k.Evidence, c.table, c.rules()); len(spent) > 0 {
 		c.evidence[k.Resource] = append(c.evidence[k.Resource], spent...)
 	}
+	c.settleUnreported(k.Resource, k.Evidence)
 	for _, x := range recovery.Contradicted(k.Evidence, c.table, c.rules()) {
 		c.heuristic(Finished{XID: x, By: txn.FromCluster, Who: k.Resource,
 			Why: "decided abort, and the marker of the branch is in the database: somebody committed it by hand"},
@@ -79,6 +80,9 @@ func (c *Machine) evidenceDone(x txn.Txn) {
 		if !c.table.Quarantined(b.Resource) { // a sweep finds it, once somebody has accepted
 			c.evidence[b.Resource] = append(c.evidence[b.Resource], c.xid(x.ID, b.No))
 		}
+	}
+	if x.Last != "" && !c.table.Quarantined(x.Last) {
+		c.evidence[x.Last] = append(c.evidence[x.Last], txn.LastXID(c.table.Cluster(), x.ID))
 	}
 }
 

@@ -45,6 +45,9 @@ func (c *Machine) onFinished(e Finished) {
 		return
 	}
 	l := c.inHand(e.XID.ID)
+	if finishEarly(l, e) {
+		return
+	}
 	if l != nil && l.core.Decision() != txn.Undecided {
 		effects := l.core.Step(protocol.Finished{No: e.XID.Branch, Finish: e.Finish})
 		if i := slices.IndexFunc(effects, isAlarm); i >= 0 {

@@ -68,13 +68,14 @@ type listedBranch struct {
 	xid      txn.XID
 	resource string
 	in       *listing
-	ours     bool // it is this cluster's
-	lingers  bool // it counts as in doubt
-	working  bool // the leader has it in hand
-	gone     bool // from its listing
-	at       int  // place among ages
-	chase    Task // if it has a decision that the workers are to apply
-	tried    work // what they could not do so far
+	ours     bool        // it is this cluster's
+	lingers  bool        // it counts as in doubt
+	working  bool        // the leader has it in hand
+	gone     bool        // from its listing
+	at       int         // place among ages
+	chase    Task        // if it has a decision that the workers are to apply
+	tried    work        // what they could not do so far
+	last     txn.LastTag // of the last resource that decides it
 }
 
 func (b *listedBranch) transaction() txn.ID { return b.xid.ID }
@@ -275,6 +276,9 @@ func (c *Machine) whyListed(b *listedBranch) string {
 	}
 	if err := c.scans[b.resource].err; err != nil {
 		return err.Error()
+	}
+	if why := c.whyUnsettled(b); why != "" {
+		return why
 	}
 	return c.orDown(b.resource, b.tried.err)
 }

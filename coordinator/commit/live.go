@@ -10,6 +10,7 @@ import (
 	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/protocol/threepc"
+	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -23,6 +24,7 @@ type live struct {
 	requests []uint64         // that wait for the decision
 	record   txn.CommitRecord // what is known of it; its core says which branches it is to have
 	seen     bool             // a prepared branch was seen, or whoever began it says that there were several
+	asking   asking           // of its last resource
 	proposed bool             // something of it is in the log, or on its way
 	trace    string           // of its commit request, if this node got that
 	branches []branch         // of a commit; never moved, as heaps point into it
@@ -208,6 +210,8 @@ func (c *Machine) carry(l *live, effects []protocol.Effect) {
 			c.blocked(l, e)
 		case threepc.Breach:
 			c.breach(l.id, e.From.String(), e.Told, e.Known)
+		case twopc.Settle:
+			c.toSettle(l, e.Again)
 		case protocol.Finish:
 			// Agents finish what they are told, and the workers what is not reported.
 		case protocol.End:

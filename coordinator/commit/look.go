@@ -108,7 +108,7 @@ func (c *Machine) viewListed(v *View, b *listedBranch) {
 	if b.lingers {
 		x, _ := c.table.Get(b.xid.ID)
 		v.InDoubt[b.xid] = ListedBranch{Resource: b.resource, Decision: x.Decision, Err: c.whyListed(b),
-			Tried: b.tried.view()}
+			Last: c.lastTagged(b.xid.ID, b.last), Tried: b.tried.view()}
 	}
 }
 

@@ -96,6 +96,8 @@ type Machine struct {
 	leases    leaseBook
 	keys      keyClaims
 	waits     deadlock.Detector
+	settles   timers         // of transactions that wait to be settled at their last resources
+	settling  map[string]int // how many are being asked, by resource
 
 	nextVanished time.Time
 }
@@ -114,6 +116,7 @@ func (c *Machine) clearLeadership() {
 	c.keys = keyClaims{held: map[string]heldKey{}}
 	c.waits.Clear(0)
 	c.reopening, c.wakes = nil, nil
+	c.settles, c.settling = nil, map[string]int{}
 	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]slot{}, map[slot]int{}
 	c.ends, c.evidence = nil, map[string][]txn.XID{}
 	c.raising, c.behind = map[string]txn.HighWater{}, map[string]bool{}
@@ -135,7 +138,8 @@ func (c *Machine) State() *txn.ClusterState { return c.table.State() }
 func (c *Machine) Take() *Effects {
 	t := &c.taken
 	c.fx, c.taken = Effects{Reply: t.Reply[:0], Finish: t.Finish[:0], Scan: t.Scan[:0], Send: t.Send[:0],
-		Evidence: t.Evidence[:0], Waits: t.Waits[:0]}, c.fx
+		Evidence: t.Evidence[:0], Waits: t.Waits[:0],
+		Settle: t.Settle[:0]}, c.fx
 	return &c.taken
 }
 
@@ -170,6 +174,10 @@ func (c *Machine) Step(e replica.Event) error {
 		c.onFinished(e)
 	case Failed:
 		c.onFailed(e)
+	case LastDecided:
+		c.onLastDecided(e)
+	case LastSettled:
+		c.onLastSettled(e)
 	case Listed:
 		c.onListed(e)
 	case Kept:
@@ -230,6 +238,7 @@ func (c *Machine) Answer(e replica.Event) {
 func (c *Machine) Keep() {
 	c.sweep()
 	c.wakeCouncils()
+	c.settleDue()
 	c.endSilent()
 	c.dropKeyClaims()
 	c.watchWaits()

@@ -5,6 +5,7 @@ package commit
 import (
 	"container/heap"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -21,7 +22,8 @@ const scanAgain = time.Second
 
 func (c *Machine) rules() recovery.Rules {
 	return recovery.Rules{Cluster: c.table.Cluster(), MaxAge: c.config.Rules.MaxTransaction,
-		Horizon: c.latest().Add(maxAheadListed), ThreePhase: c.decides(txn.ThreePhase)}
+		Horizon: c.latest().Add(maxAheadListed), ThreePhase: c.decides(txn.ThreePhase),
+		LastResource: c.decides(txn.LastResource)}
 }
 
 // scanDue asks resources for their prepared branches.
@@ -66,6 +68,7 @@ func (c *Machine) judgeBranch(s *scan, p adapters.Prepared) {
 		return
 	}
 	b := c.enlist(s.next, s.resource, p.XID)
+	b.last = p.Last
 	if last := s.listing.branches[p.XID]; last != nil {
 		b.tried = last.tried
 	}
@@ -94,6 +97,17 @@ func (c *Machine) judgeBranch(s *scan, p adapters.Prepared) {
 		l.seen, l.record.By = true, txn.FromCluster
 		c.carry(l, l.core.Step(protocol.OrphanMet{Reason: "orphan: " + a.Why}))
 		c.core.Note("%v at %s is an orphan: %s", a.XID, s.resource, a.Why)
+	case recovery.Settle:
+		last := c.lastTagged(a.XID.ID, p.Last)
+		if last == "" || c.core.Waiting() >= replica.MaxWaiting && c.live[a.XID.ID] == nil {
+			return // whyUnsettled says what it waits for; the next scan lists it again
+		}
+		l := c.hold(a.XID.ID)
+		if l.record.Last == "" {
+			c.core.Note("%v at %s is an orphan: %s", a.XID, s.resource, a.Why)
+		}
+		l.seen, l.record.By = true, txn.FromCluster
+		c.settleLast(l, last, protocol.OrphanMet{Reason: "orphan: " + a.Why})
 	case recovery.Report:
 		if !s.listing.reported[a.XID] {
 			c.core.Alarm("%v at %s cannot be finished: %s", a.XID, s.resource, a.Why)
@@ -279,4 +293,60 @@ func (h *byAge[T]) Pop() any {
 	(*h)[last] = none
 	*h = (*h)[:last]
 	return x
+}
+
+// A prepared branch that is gone from a listing was ended: by the session that prepared it, by a worker,
+// or by hand. Where the decision is to commit, phase two finds out what became of it. Where it is to
+// abort, or there is none, its evidence tells, if it has committed.
+
+const (
+	// maxVanished transactions are remembered; of more than that the evidence alone tells.
+	maxVanished   = 10_000
+	vanishedEvery = 5 * time.Second
+)
+
+// judgeVanished looks at a branch that a listing had and the next one may not have; nil is one that was finished
+// since.
+func (c *Machine) judgeVanished(s *scan, b *listedBranch) {
+	if b == nil || !b.ours || s.listing.branches[b.xid] != nil || c.table.Quarantined(s.resource) {
+		return
+	}
+	x, decided := c.table.Get(b.xid.ID)
+	if decided && x.Decision == txn.Commit {
+		return
+	}
+	if !s.evidence.running {
+		s.evidence = evidenceSweep{due: c.core.Now()}
+	}
+	if _, open := c.table.Witness(b.xid.ID); !decided && !open && len(c.vanished) < maxVanished {
+		c.vanished[b.xid.ID] = inOrder(append(c.vanished[b.xid.ID],
+			txn.Branch{No: b.xid.Branch, Resource: s.resource}))
+	}
+}
+
+// abortVanished has the log decide about transactions whose branches have vanished, once whoever began
+// them is gone. As a rule he has rolled them back himself. If somebody has committed a branch by
+// hand the abort says that it must not have been.
+func (c *Machine) abortVanished() {
+	if c.core.Now().Before(c.nextVanished) {
+		return
+	}
+	c.nextVanished = c.core.Now().Add(vanishedEvery)
+	rules := c.rules()
+	for _, id := range slices.SortedFunc(maps.Keys(c.vanished), txn.ID.Compare) {
+		resource := c.vanished[id][0].Resource
+		_, decided := c.table.Get(id)
+		gone := c.table.LeaseEnded(id.Lease()) || c.core.Clock().Sub(id.Time()) >= 2*rules.MaxAge
+		switch {
+		case decided || c.table.TooOld(id) || id.Time().After(rules.Horizon) || id.Class() != txn.Plain &&
+			id.Class() != txn.Recorded:
+			delete(c.vanished, id)
+		case gone && c.live[id] == nil:
+			delete(c.vanished, id)
+			l := c.hold(id)
+			l.seen, l.record.By = true, txn.FromCluster
+			c.carry(l, l.core.Step(protocol.OrphanMet{Reason: "orphan: whoever began it is gone, and a prepared " +
+				"branch has vanished from " + resource}))
+		}
+	}
 }

@@ -27,6 +27,8 @@ var cores = map[txn.Class]protocolCore{
 	txn.Plain:      {txn.LevelBase, beginTwoPhase, resumeTwoPhase},
 	txn.Recorded:   {txn.LevelBase, beginTwoPhase, resumeTwoPhase},
 	txn.ThreePhase: {txn.LevelThreePhase, beginThreePhase, resumeThreePhase},
+
+	txn.LastResource: {txn.LevelLastResource, beginLast, resumeLast},
 }
 
 // decides reports whether this cluster decides transactions of a class.
@@ -61,6 +63,13 @@ func beginTwoPhase(_ *Machine, l *live) { l.core = &twopc.Coordinator{} }
 
 func resumeTwoPhase(l *live, x txn.Txn, finished []txn.BranchNo) {
 	l.core = twopc.Resume(x.Branches, finished...)
+}
+
+func beginLast(_ *Machine, l *live) { l.core = &twopc.LastCoordinator{} }
+
+func resumeLast(l *live, x txn.Txn, finished []txn.BranchNo) {
+	l.core = twopc.ResumeLast(x.Branches, finished...)
+	l.record.Last = x.Last
 }
 
 // beginThreePhase goes on where the log says that the witness is, if the transaction is open.

@@ -39,6 +39,15 @@ func (c *Machine) onResolveAsked(e ResolveAsked) {
 	case c.table.TooOld(e.ID):
 		c.reply(Reply{Request: e.Request, Err: tooOld(e.ID)})
 	case c.notSwitchedOn(e.Request, e.ID), !seen && c.inFuture(e.Request, e.ID):
+	case e.ID.Class() == txn.LastResource:
+		last, ok := c.settleable(e.Request, e.ID, e.Last)
+		if !ok {
+			return
+		}
+		l := c.wait(e.Request, e.ID)
+		l.seen = l.seen || seen
+		l.record.By = txn.FromOperator
+		c.settleLast(l, last, protocol.RollbackAsked{Reason: reason})
 	case e.Decision == txn.Commit && e.ID.Class() == txn.ThreePhase:
 		c.reply(Reply{Request: e.Request,
 			Err: txn.Refusedf("%v is decided in three phases: only its members can commit it, and they "+

@@ -68,4 +68,10 @@ const (
 	JoinAfterVote             = false // X61
 	VoteUnheard               = false // X62
 	LeaveActsOpen             = false // X63
+	SettleReads               = false // X64
+	MarkerApart               = false // X65
+	TombstoneWithoutLast      = false // X66
+	AbortMarkerForgotten      = false // X67
+	MarkerWithoutBranches     = false // X68
+	DuplicateIsCommit         = false // X69
 )

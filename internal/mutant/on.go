@@ -68,6 +68,12 @@ var (
 	JoinAfterVote             bool // X61
 	VoteUnheard               bool // X62
 	LeaveActsOpen             bool // X63
+	SettleReads               bool // X64
+	MarkerApart               bool // X65
+	TombstoneWithoutLast      bool // X66
+	AbortMarkerForgotten      bool // X67
+	MarkerWithoutBranches     bool // X68
+	DuplicateIsCommit         bool // X69
 )
 
 var switches = map[string]*bool{
@@ -133,6 +139,12 @@ var switches = map[string]*bool{
 	"X61": &JoinAfterVote,
 	"X62": &VoteUnheard,
 	"X63": &LeaveActsOpen,
+	"X64": &SettleReads,
+	"X65": &MarkerApart,
+	"X66": &TombstoneWithoutLast,
+	"X67": &AbortMarkerForgotten,
+	"X68": &MarkerWithoutBranches,
+	"X69": &DuplicateIsCommit,
 }
 
 // With runs f while the mutant with this ID is on. Tests that use it must not be parallel.

@@ -6,7 +6,7 @@ import "slices"
 
 // Mutant is one planted mistake.
 type Mutant struct {
-	ID   string // X01 to X62
+	ID   string // X01 to X68
 	Name string // of the switch
 	What string // is wrong
 	// In are the packages whose TestMutants must kill it.
@@ -35,6 +35,7 @@ const (
 	inZAB      = "internal/explore/zabworld"
 	inTwoPC    = "internal/explore/twopcworld"
 	inThreePC  = "internal/explore/threepcworld"
+	inLast     = "internal/explore/lastworld"
 	inDeadlock = "coordinator/deadlock"
 	inCommit   = "coordinator/commit"
 	inWAL      = "wal"
@@ -151,4 +152,16 @@ var table = []Mutant{
 		In: []string{inTxnSim}},
 	{ID: "X63", Name: "LeaveActsOpen", What: "nobody says how an act of a person ended whose leader lost its place",
 		In: []string{inCommit}},
+	{ID: "X64", Name: "SettleReads", What: "settling reads the marker of the last resource, and inserts none",
+		In: []string{inLast}},
+	{ID: "X65", Name: "MarkerApart", What: "the marker of a last resource is committed apart from its work",
+		In: []string{inLast}},
+	{ID: "X66", Name: "TombstoneWithoutLast", What: "the log aborts a transaction without asking its last resource",
+		In: []string{inLast}},
+	{ID: "X67", Name: "AbortMarkerForgotten",
+		What: "a marker to abort is removed while the client that may meet it sleeps", In: []string{inLast}},
+	{ID: "X68", Name: "MarkerWithoutBranches", What: "the marker of a last resource does not name the other branches",
+		In: []string{inLast}},
+	{ID: "X69", Name: "DuplicateIsCommit", What: "a marker that is there already is taken for a commit, unread",
+		In: []string{inLast}},
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/internal/explore"
+	"github.com/concordtx/concord/internal/explore/lastworld"
 	"github.com/concordtx/concord/internal/explore/threepcworld"
 	"github.com/concordtx/concord/internal/explore/twopcworld"
 	"github.com/concordtx/concord/internal/explore/zabworld"
@@ -42,10 +43,10 @@ func search(ctx context.Context, t *table, _ options, budget time.Duration) (err
 		}
 		t.add(r.Name, fmt.Sprintf("%s states, %s edges, depth %d", count(r.States), count(r.Edges), r.Depth), found)
 	}
-	for _, w := range slices.Concat(twopcworld.Quick(), threepcworld.Quick(), zabworld.Quick()) {
+	for _, w := range slices.Concat(twopcworld.Quick(), lastworld.Quick(), threepcworld.Quick(), zabworld.Quick()) {
 		visit(w, explore.Limits{States: maxStates, Time: 2 * time.Minute})
 	}
-	for _, w := range slices.Concat(twopcworld.Long(), threepcworld.Long(), zabworld.Long()) {
+	for _, w := range slices.Concat(twopcworld.Long(), lastworld.Long(), threepcworld.Long(), zabworld.Long()) {
 		left := budget - time.Since(began)
 		visit(w, explore.Limits{States: maxStates, Time: max(left/2, 5*time.Second)})
 	}

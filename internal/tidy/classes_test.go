@@ -20,21 +20,30 @@ var asksForClass = map[string][]string{
 	"txn/class.go": nil,
 	// a new id is plain, until somebody says otherwise; the text of ErrBadID has the characters of all
 	"txn/id.go": {"Recorded", "ThreePhase", "LastResource"},
-	// no database decides another one alone
-	"txn/txn.go": {"Recorded", "ThreePhase", "LastResource"},
-	// it has no core, and is refused
-	"coordinator/commit/protocol.go": {"LastResource"},
-	// nothing is decided of it from here
-	"coordinator/commit/vanish.go": {"ThreePhase", "LastResource"},
+	// others have nothing more to store
+	"txn/txn.go":                     {"Plain", "Recorded", "ThreePhase"},
+	"coordinator/commit/protocol.go": nil,
+	// their cores know what to do
+	"coordinator/commit/decide.go": {"Plain", "Recorded", "ThreePhase"},
+	// others have no last resource
+	"coordinator/commit/last.go": {"Plain", "Recorded", "ThreePhase"},
+	"txn/last.go":                {"Plain", "Recorded", "ThreePhase"},
+	"api/last.go":                {"Plain", "Recorded", "ThreePhase"},
+	"last.go":                    {"Plain", "ThreePhase"}, // three phases are known by their protocol
+	// only a last resource has a tag in the names of other branches
+	"adapters/mysql/xa.go":               {"Plain", "Recorded", "ThreePhase"},
+	"adapters/postgres/sql.go":           {"Plain", "Recorded", "ThreePhase"},
+	"adapters/pebble/journal/journal.go": {"Plain", "Recorded", "ThreePhase"},
+	// the protocol tells the others
+	"server/transactions.go": {"Plain", "Recorded", "ThreePhase"},
 	// an operator may commit it, if it is decided here
-	"coordinator/commit/resolve.go": {"Plain", "Recorded", "LastResource"},
+	"coordinator/commit/resolve.go": {"Plain", "Recorded"},
 	// whether the cluster decides three phases is asked for recovery/plan.go
-	"coordinator/commit/orphan.go": {"Plain", "Recorded", "LastResource"},
+	"coordinator/commit/orphan.go": nil,
 	// others have no members
 	"coordinator/commit/council.go": {"Plain", "Recorded", "LastResource"},
 	"api/member/envelope.go":        {"Plain", "Recorded", "LastResource"},
-	// it is reported, and nothing is presumed
-	"recovery/plan.go": {"LastResource"},
+	"recovery/plan.go":              nil,
 	// it is refused, before the other places of an agent
 	"participant/work.go": {"LastResource"},
 	// whoever prepares asks for the vote
@@ -45,10 +54,10 @@ var asksForClass = map[string][]string{
 	"api/convert.go": {"Plain", "Recorded", "LastResource"},
 	// the key of a transaction that the cluster does not decide alone is refused
 	"api/key.go": {"Plain", "ThreePhase", "LastResource"},
-	// two phases; others are begun by no client
-	"join.go": {"Plain", "Recorded", "LastResource"},
+	// two phases
+	"join.go": {"Plain", "Recorded"},
 	// who began the outer transaction chose how it is decided; it may lack a record, and nothing else
-	"nested.go": {"Plain", "ThreePhase", "LastResource"},
+	"client.go": {"Plain", "ThreePhase", "LastResource"},
 	// what no option chooses is plain, or begun by no client
 	"options.go": {"Plain", "LastResource"},
 	// three phases are known by their protocol; in all others, branches tell

@@ -104,6 +104,7 @@ var house = map[string]struct {
 
 	"internal/explore/exploretest":  {layer: above + 1, kind: forTests, why: "what the tests of all worlds do"},
 	"internal/explore/threepcworld": {layer: above + 1, kind: forTests, why: "one three-phase transaction"},
+	"internal/explore/lastworld":    {layer: above + 1, kind: forTests, why: "one transaction with a last resource"},
 	"internal/explore/twopcworld":   {layer: above + 1, kind: forTests, why: "one transaction of two phases"},
 	"internal/explore/zabworld":     {layer: above + 1, kind: forTests, why: "a cluster of three nodes"},
 

@@ -14,10 +14,15 @@ type Enlisted struct{ No txn.BranchNo }
 type OnlyRead struct{ No txn.BranchNo }
 
 // CommitAsked says that the application wants to commit. Recorded says that the cluster shall
-// decide in any case, so that the outcome can be asked for ever after. To an Initiator.
-type CommitAsked struct{ Recorded bool }
+// decide in any case, so that the outcome can be asked for ever after. With Deferred the branch Last is
+// that of a last resource: it commits when all others are prepared, and that is the decision. To an Initiator.
+type CommitAsked struct {
+	Recorded bool
+	Deferred bool
+	Last     txn.BranchNo // if Deferred
+}
 
-// OnePhaseDone ends a CommitOnePhase: Committed, Aborted or Unknown. To an Initiator.
+// OnePhaseDone ends a CommitOnePhase, or a CommitLast: Committed, Aborted or Unknown. To an Initiator.
 type OnePhaseDone struct {
 	Outcome txn.Outcome
 	Reason  string
@@ -32,6 +37,18 @@ type WaitOver struct{ Reason string }
 // transaction. To an Initiator, which aborts it.
 type NotAsked struct{ Reason string }
 
+// MarkerFound says which marker the last resource has; Reason, of an abort, how it came there. To a LastCoordinator.
+type MarkerFound struct {
+	Marker txn.LastMarker
+	Reason string
+}
+
+// SettleFailed says that the last resource could not be asked, or that the transaction of who might have committed
+// there has not ended: it has to be tried again. To a LastCoordinator.
+type SettleFailed struct{}
+
+func (MarkerFound) IsEvent()  {}
+func (SettleFailed) IsEvent() {}
 func (Enlisted) IsEvent()     {}
 func (OnlyRead) IsEvent()     {}
 func (CommitAsked) IsEvent()  {}

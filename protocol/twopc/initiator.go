@@ -24,7 +24,9 @@ import (
 //     is decided to commit.
 //  4. CommitOnePhase is sent only for the last branch that has not ended, when all others are known
 //     to have read only.
-//  5. It is over only when every branch of an abort is known to have left nothing. A No
+//  5. CommitLast is sent only when all branches but the last one have voted and none No, and from then on only the
+//     word of the last resource decides, or of the cluster that has asked it.
+//  6. It is over only when every branch of an abort is known to have left nothing. A No
 //     proves nothing: the connection may have broken behind the prepare.
 type Initiator struct {
 	phase    initiatorPhase
@@ -32,6 +34,9 @@ type Initiator struct {
 	decision txn.Decision
 	reason   string
 	recorded bool // the cluster decides, however many branches there are
+	deferred bool // the branch last decides, as that of a last resource
+	last     txn.BranchNo
+	late     bool // the application waits no longer
 	asked    bool // the cluster was
 	told     bool // the cluster was, that the transaction is aborted
 	blamed   bool
@@ -50,6 +55,7 @@ const (
 	reading                         // waiting for votes, of all branches but the one that wrote
 	preparing                       // waiting for votes
 	onePhase                        // waiting for the only branch that wrote
+	deciding                        // waiting for the last resource
 	asking                          // waiting for the decision
 	doubting                        // as asking, and the application was told so
 	finishing                       // waiting for branches to finish
@@ -88,7 +94,7 @@ func (i *Initiator) Step(e protocol.Event) []protocol.Effect {
 		}
 	case CommitAsked:
 		if i.phase == working {
-			i.recorded = e.Recorded
+			i.recorded, i.deferred, i.last = e.Recorded, e.Deferred, e.Last
 			return i.commit()
 		}
 	case protocol.RollbackAsked:
@@ -97,8 +103,11 @@ func (i *Initiator) Step(e protocol.Event) []protocol.Effect {
 			return i.conclude(txn.Abort)
 		}
 	case OnePhaseDone:
+		if i.phase == deciding {
+			return i.lastDone(e)
+		}
 		if i.phase == onePhase {
-			b := i.last()
+			b := i.remaining()
 			b.state = ended
 			i.phase = over
 			i.reason = e.Reason
@@ -114,8 +123,8 @@ func (i *Initiator) Step(e protocol.Event) []protocol.Effect {
 			i.reason = e.Reason
 			return i.conclude(e.Decision)
 		}
-	case NotAsked:
-		if i.phase == asking || i.phase == doubting {
+	case NotAsked: // of a last resource that says nothing: it may have committed
+		if !i.deferred && (i.phase == asking || i.phase == doubting) {
 			i.reason, i.asked = e.Reason, false
 			return i.conclude(txn.Abort)
 		}
@@ -144,7 +153,10 @@ func (i *Initiator) commit() []protocol.Effect {
 	case len(i.branches) == 0:
 		return i.conclude(txn.Commit)
 	case len(i.branches) == 1:
-		return i.commitLast()
+		return i.commitAlone()
+	case i.deferred:
+		i.phase = preparing
+		return i.prepare(func(b *held) bool { return b.no != i.last })
 	case i.writers() == 1:
 		i.phase = reading
 		return i.prepare(func(b *held) bool { return b.read })
@@ -177,14 +189,14 @@ func (i *Initiator) prepare(chosen func(*held) bool) (effects []protocol.Effect)
 	return effects
 }
 
-// commitLast commits the only branch that has not ended.
-func (i *Initiator) commitLast() []protocol.Effect {
+// commitAlone commits the only branch that has not ended.
+func (i *Initiator) commitAlone() []protocol.Effect {
 	i.phase = onePhase
-	return []protocol.Effect{CommitOnePhase{No: i.last().no}}
+	return []protocol.Effect{CommitOnePhase{No: i.remaining().no}}
 }
 
-// last is the only branch that has not ended.
-func (i *Initiator) last() *held {
+// remaining is the only branch that has not ended.
+func (i *Initiator) remaining() *held {
 	return &i.branches[slices.IndexFunc(i.branches, func(b held) bool { return b.state != ended })]
 }
 
@@ -226,8 +238,10 @@ func (i *Initiator) count() []protocol.Effect {
 	switch {
 	case missing > 0 && (!mutant.CommitOnMajority || 2*missing >= len(i.branches)):
 		return nil
-	case i.phase == reading && len(yes) == 0:
-		return i.commitLast()
+	case len(yes) == 0 && (i.phase == reading || i.deferred):
+		return i.commitAlone()
+	case i.deferred:
+		return i.commitLast(yes)
 	case i.phase == reading: // somebody wrote without knowing it
 		i.phase = preparing
 		return i.prepare(func(b *held) bool { return b.state == open })
@@ -236,6 +250,39 @@ func (i *Initiator) count() []protocol.Effect {
 	}
 	i.phase, i.asked = asking, true
 	return []protocol.Effect{Ask{Branches: yes}}
+}
+
+// commitLast has the last resource decide. Its marker has everything that somebody else needs to finish the others.
+func (i *Initiator) commitLast(yes []txn.Branch) []protocol.Effect {
+	i.phase = deciding
+	i.find(i.last).state = ended // whatever comes of it
+	if mutant.MarkerWithoutBranches {
+		yes = nil
+	}
+	return []protocol.Effect{CommitLast{No: i.last, Branches: yes}}
+}
+
+// lastDone takes the word of the last resource. Where it has none, the cluster is asked, which asks it.
+func (i *Initiator) lastDone(e OnePhaseDone) []protocol.Effect {
+	switch e.Outcome {
+	case txn.Committed:
+		var yes []txn.Branch
+		for _, b := range i.branches {
+			if b.state == prepared {
+				yes = append(yes, b.branch)
+			}
+		}
+		return append([]protocol.Effect{TellCommitted{Branches: yes}}, i.conclude(txn.Commit)...)
+	case txn.Aborted:
+		i.blamed, i.blame, i.reason = true, i.last, e.Reason
+		return i.conclude(txn.Abort)
+	}
+	i.phase, i.asked, i.reason = asking, true, e.Reason
+	effects := []protocol.Effect{Ask{}}
+	if i.late {
+		effects = append(effects, i.waitOver(e.Reason)...)
+	}
+	return effects
 }
 
 // conclude ends every branch that is left, but for those whose session is busy: their votes are waited for. A
@@ -304,6 +351,8 @@ func (i *Initiator) waitOver(reason string) []protocol.Effect {
 	case i.phase == reading, i.phase == preparing: // the cluster has not been asked, and will not be
 		i.reason = reason
 		return i.conclude(txn.Abort)
+	case i.phase == deciding:
+		i.late = true
 	case i.phase == asking && mutant.RollbackAfterYes:
 		return i.conclude(txn.Abort)
 	case i.phase == asking:
@@ -383,6 +432,12 @@ func (i *Initiator) String() string {
 	if i.recorded {
 		b.WriteString(" recorded")
 	}
+	if i.deferred {
+		fmt.Fprintf(&b, " last %d", i.last)
+	}
+	if i.late {
+		b.WriteString(" late")
+	}
 	if i.told {
 		b.WriteString(" told")
 	}
@@ -393,7 +448,8 @@ func (i *Initiator) String() string {
 }
 
 func (p initiatorPhase) String() string {
-	return [...]string{"working", "reading", "preparing", "one-phase", "asking", "doubting", "finishing", "over"}[p]
+	return [...]string{"working", "reading", "preparing", "one-phase", "deciding", "asking", "doubting",
+		"finishing", "over"}[p]
 }
 
 func (s branchState) String() string {

@@ -87,6 +87,7 @@ type hand struct {
 	sessions []adapters.Session // by branch number
 	branches []txn.Branch       // once prepared
 	siblings []txn.BranchNo     // that the prepared branches are to name; nil: none
+	last     string             // its last resource; empty: it has none
 }
 
 var _ adapters.Global = (*hand)(nil)
@@ -102,8 +103,14 @@ func (h *hand) Enlist(ctx context.Context, r adapters.Opener) (adapters.Session,
 	if err != nil {
 		return nil, err
 	}
+	switch {
+	case h.last == r.Name():
+		err = s.(adapters.Last).BeLast(ctx)
+	case h.last != "":
+		s.(adapters.Tagged).SetTag(txn.TagOf(h.last))
+	}
 	h.opened, h.sessions = append(h.opened, r), append(h.sessions, s)
-	return s, nil
+	return s, err
 }
 
 func (h *hand) xid(no int) txn.XID {

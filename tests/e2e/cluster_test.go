@@ -355,6 +355,7 @@ type (
 		GID        string          `json:"gid"`
 		State      string          `json:"state"`
 		Protocol   string          `json:"protocol"`
+		Last       string          `json:"last_resource"`
 		Started    time.Time       `json:"started"`
 		Age        string          `json:"age"`
 		Branches   []branchJSON    `json:"branches"`

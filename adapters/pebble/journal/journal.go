@@ -46,6 +46,8 @@ type Branch struct {
 	Bytes    int // keys and images of all updates
 	Prepared bool
 	Since    time.Time // when it was prepared, to the millisecond
+	// Last is the tag of the last resource that decides it; zero if none does.
+	Last txn.LastTag
 }
 
 // Update is one change of one key: what was there and what is there now.
@@ -85,6 +87,7 @@ const (
 const (
 	xidLen  = 4 + 16 + 1
 	headLen = seal.Len + 4 + 8
+	tagLen  = 4 // more has the head of a branch that a last resource decides
 )
 
 // New returns the journal under the keys that start with space. The store
@@ -123,6 +126,9 @@ func (j *Journal) Prepare(b *Branch, at time.Time) error {
 	key, value := j.key(headKind, b.XID), make([]byte, headLen)
 	binary.BigEndian.PutUint32(value[seal.Len:], b.Updates)
 	binary.BigEndian.PutUint64(value[seal.Len+4:], uint64(at.UnixMilli()))
+	if b.Last != 0 {
+		value = binary.BigEndian.AppendUint32(value, uint32(b.Last))
+	}
 	seal.Put(key, value)
 	if err := j.db.Set(key, value, pebble.Sync); err != nil {
 		return err
@@ -241,7 +247,8 @@ func (j *Journal) readHeads(branches []Branch) error {
 	return j.scan(j.kind(headKind), j.kind(headKind+1), func(key, value []byte) error {
 		x := getXID(key[len(j.space)+1:])
 		body, err := seal.Open(key, value)
-		if err != nil || len(value) != headLen {
+		tagged := len(value) == headLen+tagLen && x.ID.Class() == txn.LastResource
+		if err != nil || len(value) != headLen && !tagged {
 			return j.damaged("%s: the head is damaged", x)
 		}
 		b, n := byXID[x], binary.BigEndian.Uint32(body)
@@ -250,6 +257,9 @@ func (j *Journal) readHeads(branches []Branch) error {
 		}
 		b.Prepared = true
 		b.Since = time.UnixMilli(int64(binary.BigEndian.Uint64(body[4:])))
+		if tagged {
+			b.Last = txn.LastTag(binary.BigEndian.Uint32(body[12:]))
+		}
 		return nil
 	})
 }

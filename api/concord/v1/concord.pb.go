@@ -25,12 +25,11 @@
 package concordv1
 
 import (
+	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
+	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
-
-	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
-	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 )
 
 const (
@@ -638,9 +637,12 @@ func (x *CommitError) GetNotLeader() *NotLeader {
 }
 
 type FinishedRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Branches      []*FinishedBranch      `protobuf:"bytes,1,rep,name=branches,proto3" json:"branches,omitempty"`
-	Seen          string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Branches []*FinishedBranch      `protobuf:"bytes,1,rep,name=branches,proto3" json:"branches,omitempty"`
+	Seen     string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
+	// Transactions that their last resources have committed. They are heard before the branches above; what is not
+	// taken the cluster finds out by itself.
+	Decided       []*LastDecision `protobuf:"bytes,3,rep,name=decided,proto3" json:"decided,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -689,6 +691,83 @@ func (x *FinishedRequest) GetSeen() string {
 	return ""
 }
 
+func (x *FinishedRequest) GetDecided() []*LastDecision {
+	if x != nil {
+		return x.Decided
+	}
+	return nil
+}
+
+// LastDecision says that a last resource has committed, and so has the transaction.
+type LastDecision struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Gid          string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
+	LastResource string                 `protobuf:"bytes,2,opt,name=last_resource,json=lastResource,proto3" json:"last_resource,omitempty"`
+	Label        string                 `protobuf:"bytes,3,opt,name=label,proto3" json:"label,omitempty"`
+	// All others, which were prepared.
+	Branches      []*Branch `protobuf:"bytes,4,rep,name=branches,proto3" json:"branches,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LastDecision) Reset() {
+	*x = LastDecision{}
+	mi := &file_concord_v1_concord_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LastDecision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LastDecision) ProtoMessage() {}
+
+func (x *LastDecision) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LastDecision.ProtoReflect.Descriptor instead.
+func (*LastDecision) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *LastDecision) GetGid() string {
+	if x != nil {
+		return x.Gid
+	}
+	return ""
+}
+
+func (x *LastDecision) GetLastResource() string {
+	if x != nil {
+		return x.LastResource
+	}
+	return ""
+}
+
+func (x *LastDecision) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+func (x *LastDecision) GetBranches() []*Branch {
+	if x != nil {
+		return x.Branches
+	}
+	return nil
+}
+
 type FinishedBranch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
@@ -701,7 +780,7 @@ type FinishedBranch struct {
 
 func (x *FinishedBranch) Reset() {
 	*x = FinishedBranch{}
-	mi := &file_concord_v1_concord_proto_msgTypes[10]
+	mi := &file_concord_v1_concord_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -713,7 +792,7 @@ func (x *FinishedBranch) String() string {
 func (*FinishedBranch) ProtoMessage() {}
 
 func (x *FinishedBranch) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[10]
+	mi := &file_concord_v1_concord_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -726,7 +805,7 @@ func (x *FinishedBranch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishedBranch.ProtoReflect.Descriptor instead.
 func (*FinishedBranch) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{10}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FinishedBranch) GetGid() string {
@@ -758,7 +837,7 @@ type FinishedResponse struct {
 
 func (x *FinishedResponse) Reset() {
 	*x = FinishedResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[11]
+	mi := &file_concord_v1_concord_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -770,7 +849,7 @@ func (x *FinishedResponse) String() string {
 func (*FinishedResponse) ProtoMessage() {}
 
 func (x *FinishedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[11]
+	mi := &file_concord_v1_concord_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -783,7 +862,7 @@ func (x *FinishedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishedResponse.ProtoReflect.Descriptor instead.
 func (*FinishedResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{11}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{12}
 }
 
 type LeaseRequest struct {
@@ -799,7 +878,7 @@ type LeaseRequest struct {
 
 func (x *LeaseRequest) Reset() {
 	*x = LeaseRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[12]
+	mi := &file_concord_v1_concord_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -811,7 +890,7 @@ func (x *LeaseRequest) String() string {
 func (*LeaseRequest) ProtoMessage() {}
 
 func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[12]
+	mi := &file_concord_v1_concord_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -824,7 +903,7 @@ func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{12}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LeaseRequest) GetLease() uint32 {
@@ -863,7 +942,7 @@ type LeaseResponse struct {
 
 func (x *LeaseResponse) Reset() {
 	*x = LeaseResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[13]
+	mi := &file_concord_v1_concord_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -875,7 +954,7 @@ func (x *LeaseResponse) String() string {
 func (*LeaseResponse) ProtoMessage() {}
 
 func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[13]
+	mi := &file_concord_v1_concord_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -888,7 +967,7 @@ func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseResponse.ProtoReflect.Descriptor instead.
 func (*LeaseResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{13}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LeaseResponse) GetLease() uint32 {
@@ -931,7 +1010,7 @@ type WaitingRequest struct {
 
 func (x *WaitingRequest) Reset() {
 	*x = WaitingRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[14]
+	mi := &file_concord_v1_concord_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -943,7 +1022,7 @@ func (x *WaitingRequest) String() string {
 func (*WaitingRequest) ProtoMessage() {}
 
 func (x *WaitingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[14]
+	mi := &file_concord_v1_concord_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -956,7 +1035,7 @@ func (x *WaitingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitingRequest.ProtoReflect.Descriptor instead.
 func (*WaitingRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{14}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WaitingRequest) GetTransactions() []*WaitingTransaction {
@@ -986,7 +1065,7 @@ type WaitingTransaction struct {
 
 func (x *WaitingTransaction) Reset() {
 	*x = WaitingTransaction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[15]
+	mi := &file_concord_v1_concord_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -998,7 +1077,7 @@ func (x *WaitingTransaction) String() string {
 func (*WaitingTransaction) ProtoMessage() {}
 
 func (x *WaitingTransaction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[15]
+	mi := &file_concord_v1_concord_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1011,7 +1090,7 @@ func (x *WaitingTransaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitingTransaction.ProtoReflect.Descriptor instead.
 func (*WaitingTransaction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{15}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WaitingTransaction) GetGid() string {
@@ -1049,7 +1128,7 @@ type WaitingBranch struct {
 
 func (x *WaitingBranch) Reset() {
 	*x = WaitingBranch{}
-	mi := &file_concord_v1_concord_proto_msgTypes[16]
+	mi := &file_concord_v1_concord_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1140,7 @@ func (x *WaitingBranch) String() string {
 func (*WaitingBranch) ProtoMessage() {}
 
 func (x *WaitingBranch) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[16]
+	mi := &file_concord_v1_concord_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1153,7 @@ func (x *WaitingBranch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitingBranch.ProtoReflect.Descriptor instead.
 func (*WaitingBranch) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{16}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WaitingBranch) GetResource() string {
@@ -1111,7 +1190,7 @@ type WaitingResponse struct {
 
 func (x *WaitingResponse) Reset() {
 	*x = WaitingResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[17]
+	mi := &file_concord_v1_concord_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1202,7 @@ func (x *WaitingResponse) String() string {
 func (*WaitingResponse) ProtoMessage() {}
 
 func (x *WaitingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[17]
+	mi := &file_concord_v1_concord_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1215,7 @@ func (x *WaitingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitingResponse.ProtoReflect.Descriptor instead.
 func (*WaitingResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{17}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WaitingResponse) GetDeadlocks() []*Deadlock {
@@ -1167,7 +1246,7 @@ type Deadlock struct {
 
 func (x *Deadlock) Reset() {
 	*x = Deadlock{}
-	mi := &file_concord_v1_concord_proto_msgTypes[18]
+	mi := &file_concord_v1_concord_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1179,7 +1258,7 @@ func (x *Deadlock) String() string {
 func (*Deadlock) ProtoMessage() {}
 
 func (x *Deadlock) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[18]
+	mi := &file_concord_v1_concord_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1192,7 +1271,7 @@ func (x *Deadlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Deadlock.ProtoReflect.Descriptor instead.
 func (*Deadlock) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{18}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Deadlock) GetVictim() string {
@@ -1225,14 +1304,17 @@ type OutcomeRequest struct {
 	Several bool `protobuf:"varint,3,opt,name=several,proto3" json:"several,omitempty"`
 	// 8 hex characters: the cluster that the transaction belongs to. Another one knows nothing of it
 	// and refuses. Empty: the one that is asked.
-	Cluster       string `protobuf:"bytes,4,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Cluster string `protobuf:"bytes,4,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Of a transaction with a last resource (its gid ends with M): which that is. It is asked if the log knows nothing,
+	// and while it cannot be asked the call is refused. Empty: its prepared branches say so, if there are any.
+	LastResource  string `protobuf:"bytes,5,opt,name=last_resource,json=lastResource,proto3" json:"last_resource,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OutcomeRequest) Reset() {
 	*x = OutcomeRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[19]
+	mi := &file_concord_v1_concord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1244,7 +1326,7 @@ func (x *OutcomeRequest) String() string {
 func (*OutcomeRequest) ProtoMessage() {}
 
 func (x *OutcomeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[19]
+	mi := &file_concord_v1_concord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1257,7 +1339,7 @@ func (x *OutcomeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeRequest.ProtoReflect.Descriptor instead.
 func (*OutcomeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{19}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *OutcomeRequest) GetGid() string {
@@ -1288,6 +1370,13 @@ func (x *OutcomeRequest) GetCluster() string {
 	return ""
 }
 
+func (x *OutcomeRequest) GetLastResource() string {
+	if x != nil {
+		return x.LastResource
+	}
+	return ""
+}
+
 type OutcomeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// committed, aborted, unrecorded, heuristic-mixed, heuristic-hazard or unknown (older than what
@@ -1303,7 +1392,7 @@ type OutcomeResponse struct {
 
 func (x *OutcomeResponse) Reset() {
 	*x = OutcomeResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[20]
+	mi := &file_concord_v1_concord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1315,7 +1404,7 @@ func (x *OutcomeResponse) String() string {
 func (*OutcomeResponse) ProtoMessage() {}
 
 func (x *OutcomeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[20]
+	mi := &file_concord_v1_concord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1328,7 +1417,7 @@ func (x *OutcomeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeResponse.ProtoReflect.Descriptor instead.
 func (*OutcomeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{20}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *OutcomeResponse) GetOutcome() string {
@@ -1374,7 +1463,7 @@ type KeyUseRequest struct {
 
 func (x *KeyUseRequest) Reset() {
 	*x = KeyUseRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[21]
+	mi := &file_concord_v1_concord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1386,7 +1475,7 @@ func (x *KeyUseRequest) String() string {
 func (*KeyUseRequest) ProtoMessage() {}
 
 func (x *KeyUseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[21]
+	mi := &file_concord_v1_concord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1399,7 +1488,7 @@ func (x *KeyUseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyUseRequest.ProtoReflect.Descriptor instead.
 func (*KeyUseRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{21}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *KeyUseRequest) GetKey() string {
@@ -1445,7 +1534,7 @@ type KeyUseResponse struct {
 
 func (x *KeyUseResponse) Reset() {
 	*x = KeyUseResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[22]
+	mi := &file_concord_v1_concord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1457,7 +1546,7 @@ func (x *KeyUseResponse) String() string {
 func (*KeyUseResponse) ProtoMessage() {}
 
 func (x *KeyUseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[22]
+	mi := &file_concord_v1_concord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1470,7 +1559,7 @@ func (x *KeyUseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyUseResponse.ProtoReflect.Descriptor instead.
 func (*KeyUseResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{22}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *KeyUseResponse) GetGid() string {
@@ -1513,7 +1602,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	mi := &file_concord_v1_concord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1525,7 +1614,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	mi := &file_concord_v1_concord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1538,7 +1627,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FollowRequest) GetGid() string {
@@ -1576,7 +1665,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1588,7 +1677,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1601,7 +1690,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FollowResponse) GetDecision() string {
@@ -1657,15 +1746,17 @@ type Transaction struct {
 	DecidedMs int64 `protobuf:"varint,15,opt,name=decided_ms,json=decidedMs,proto3" json:"decided_ms,omitempty"`
 	// Only in the answer to Get, of a transaction without decision: the branches that it has, as the prepared ones say
 	// themselves, and those of them that no database has, prepared or committed.
-	Expected      []uint32 `protobuf:"varint,16,rep,packed,name=expected,proto3" json:"expected,omitempty"`
-	Missing       []uint32 `protobuf:"varint,17,rep,packed,name=missing,proto3" json:"missing,omitempty"`
+	Expected []uint32 `protobuf:"varint,16,rep,packed,name=expected,proto3" json:"expected,omitempty"`
+	Missing  []uint32 `protobuf:"varint,17,rep,packed,name=missing,proto3" json:"missing,omitempty"`
+	// The resource whose marker decides it, of a transaction that has a last resource; empty if that is not known here.
+	LastResource  string `protobuf:"bytes,18,opt,name=last_resource,json=lastResource,proto3" json:"last_resource,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Transaction) Reset() {
 	*x = Transaction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1677,7 +1768,7 @@ func (x *Transaction) String() string {
 func (*Transaction) ProtoMessage() {}
 
 func (x *Transaction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1690,7 +1781,7 @@ func (x *Transaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transaction.ProtoReflect.Descriptor instead.
 func (*Transaction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Transaction) GetGid() string {
@@ -1812,6 +1903,13 @@ func (x *Transaction) GetMissing() []uint32 {
 	return nil
 }
 
+func (x *Transaction) GetLastResource() string {
+	if x != nil {
+		return x.LastResource
+	}
+	return ""
+}
+
 // Forget is an operator's word.
 type Forget struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1825,7 +1923,7 @@ type Forget struct {
 
 func (x *Forget) Reset() {
 	*x = Forget{}
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1837,7 +1935,7 @@ func (x *Forget) String() string {
 func (*Forget) ProtoMessage() {}
 
 func (x *Forget) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1850,7 +1948,7 @@ func (x *Forget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forget.ProtoReflect.Descriptor instead.
 func (*Forget) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Forget) GetWho() string {
@@ -1906,7 +2004,7 @@ type Act struct {
 
 func (x *Act) Reset() {
 	*x = Act{}
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1918,7 +2016,7 @@ func (x *Act) String() string {
 func (*Act) ProtoMessage() {}
 
 func (x *Act) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1931,7 +2029,7 @@ func (x *Act) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Act.ProtoReflect.Descriptor instead.
 func (*Act) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Act) GetNo() uint64 {
@@ -2037,7 +2135,7 @@ type AuditRequest struct {
 
 func (x *AuditRequest) Reset() {
 	*x = AuditRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2049,7 +2147,7 @@ func (x *AuditRequest) String() string {
 func (*AuditRequest) ProtoMessage() {}
 
 func (x *AuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2062,7 +2160,7 @@ func (x *AuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRequest.ProtoReflect.Descriptor instead.
 func (*AuditRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AuditRequest) GetSinceMs() int64 {
@@ -2119,7 +2217,7 @@ type AuditResponse struct {
 
 func (x *AuditResponse) Reset() {
 	*x = AuditResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2131,7 +2229,7 @@ func (x *AuditResponse) String() string {
 func (*AuditResponse) ProtoMessage() {}
 
 func (x *AuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2144,7 +2242,7 @@ func (x *AuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditResponse.ProtoReflect.Descriptor instead.
 func (*AuditResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AuditResponse) GetActs() []*Act {
@@ -2185,7 +2283,7 @@ type Heuristic struct {
 
 func (x *Heuristic) Reset() {
 	*x = Heuristic{}
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2197,7 +2295,7 @@ func (x *Heuristic) String() string {
 func (*Heuristic) ProtoMessage() {}
 
 func (x *Heuristic) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2210,7 +2308,7 @@ func (x *Heuristic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heuristic.ProtoReflect.Descriptor instead.
 func (*Heuristic) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Heuristic) GetNo() uint32 {
@@ -2280,7 +2378,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2292,7 +2390,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2305,7 +2403,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListRequest) GetState() string {
@@ -2364,7 +2462,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2376,7 +2474,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2389,7 +2487,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListResponse) GetTransactions() []*Transaction {
@@ -2430,7 +2528,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2442,7 +2540,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2455,7 +2553,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetRequest) GetGid() string {
@@ -2482,7 +2580,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2494,7 +2592,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2507,7 +2605,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetResponse) GetTransaction() *Transaction {
@@ -2536,14 +2634,17 @@ type ResolveRequest struct {
 	// application. It is refused unless each of them, and no other, has a prepared branch of it now.
 	Resources []string `protobuf:"bytes,6,rep,name=resources,proto3" json:"resources,omitempty"`
 	// Of an abort: also of a transaction of which neither the log nor any database has heard.
-	Force         bool `protobuf:"varint,7,opt,name=force,proto3" json:"force,omitempty"`
+	Force bool `protobuf:"varint,7,opt,name=force,proto3" json:"force,omitempty"`
+	// Of a transaction with a last resource: which that is, where no prepared branch says so. It decides, whatever is
+	// asked for here.
+	LastResource  string `protobuf:"bytes,8,opt,name=last_resource,json=lastResource,proto3" json:"last_resource,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2555,7 +2656,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2568,7 +2669,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ResolveRequest) GetGid() string {
@@ -2620,6 +2721,13 @@ func (x *ResolveRequest) GetForce() bool {
 	return false
 }
 
+func (x *ResolveRequest) GetLastResource() string {
+	if x != nil {
+		return x.LastResource
+	}
+	return ""
+}
+
 type ResolveResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Decision      string                 `protobuf:"bytes,1,opt,name=decision,proto3" json:"decision,omitempty"`
@@ -2630,7 +2738,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2642,7 +2750,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2655,7 +2763,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ResolveResponse) GetDecision() string {
@@ -2684,7 +2792,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2696,7 +2804,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2709,7 +2817,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ForgetRequest) GetGid() string {
@@ -2749,7 +2857,7 @@ type ForgetResponse struct {
 
 func (x *ForgetResponse) Reset() {
 	*x = ForgetResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2761,7 +2869,7 @@ func (x *ForgetResponse) String() string {
 func (*ForgetResponse) ProtoMessage() {}
 
 func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2774,7 +2882,7 @@ func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetResponse.ProtoReflect.Descriptor instead.
 func (*ForgetResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ForgetResponse) GetZxid() string {
@@ -2803,7 +2911,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2815,7 +2923,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2828,7 +2936,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SettleRequest) GetGid() string {
@@ -2892,7 +3000,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[40]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2904,7 +3012,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[40]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2917,7 +3025,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SettleResponse) GetZxid() string {
@@ -2953,7 +3061,7 @@ type ReplaceMemberRequest struct {
 
 func (x *ReplaceMemberRequest) Reset() {
 	*x = ReplaceMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[41]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2965,7 +3073,7 @@ func (x *ReplaceMemberRequest) String() string {
 func (*ReplaceMemberRequest) ProtoMessage() {}
 
 func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[41]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2978,7 +3086,7 @@ func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceMemberRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReplaceMemberRequest) GetNode() uint64 {
@@ -3018,7 +3126,7 @@ type ReplaceMemberResponse struct {
 
 func (x *ReplaceMemberResponse) Reset() {
 	*x = ReplaceMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[42]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3030,7 +3138,7 @@ func (x *ReplaceMemberResponse) String() string {
 func (*ReplaceMemberResponse) ProtoMessage() {}
 
 func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[42]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3043,7 +3151,7 @@ func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceMemberResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{42}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ReplaceMemberResponse) GetZxid() string {
@@ -3072,7 +3180,7 @@ type AddMemberRequest struct {
 
 func (x *AddMemberRequest) Reset() {
 	*x = AddMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[43]
+	mi := &file_concord_v1_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3084,7 +3192,7 @@ func (x *AddMemberRequest) String() string {
 func (*AddMemberRequest) ProtoMessage() {}
 
 func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[43]
+	mi := &file_concord_v1_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3097,7 +3205,7 @@ func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
 func (*AddMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{43}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AddMemberRequest) GetNode() uint64 {
@@ -3165,7 +3273,7 @@ type AddMemberResponse struct {
 
 func (x *AddMemberResponse) Reset() {
 	*x = AddMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[44]
+	mi := &file_concord_v1_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3177,7 +3285,7 @@ func (x *AddMemberResponse) String() string {
 func (*AddMemberResponse) ProtoMessage() {}
 
 func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[44]
+	mi := &file_concord_v1_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3190,7 +3298,7 @@ func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberResponse.ProtoReflect.Descriptor instead.
 func (*AddMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{44}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *AddMemberResponse) GetZxid() string {
@@ -3214,7 +3322,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[45]
+	mi := &file_concord_v1_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3226,7 +3334,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[45]
+	mi := &file_concord_v1_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3239,7 +3347,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{45}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RemoveMemberRequest) GetNode() uint64 {
@@ -3286,7 +3394,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[46]
+	mi := &file_concord_v1_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3298,7 +3406,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[46]
+	mi := &file_concord_v1_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3311,7 +3419,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{46}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RemoveMemberResponse) GetZxid() string {
@@ -3333,7 +3441,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[47]
+	mi := &file_concord_v1_concord_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3345,7 +3453,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[47]
+	mi := &file_concord_v1_concord_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3358,7 +3466,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{47}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *TransferLeadershipRequest) GetNode() uint64 {
@@ -3398,7 +3506,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[48]
+	mi := &file_concord_v1_concord_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3410,7 +3518,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[48]
+	mi := &file_concord_v1_concord_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3423,7 +3531,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{48}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *TransferLeadershipResponse) GetZxid() string {
@@ -3449,7 +3557,7 @@ type RecoverRequest struct {
 
 func (x *RecoverRequest) Reset() {
 	*x = RecoverRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[49]
+	mi := &file_concord_v1_concord_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3461,7 +3569,7 @@ func (x *RecoverRequest) String() string {
 func (*RecoverRequest) ProtoMessage() {}
 
 func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[49]
+	mi := &file_concord_v1_concord_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3474,7 +3582,7 @@ func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{49}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RecoverRequest) GetApply() bool {
@@ -3528,7 +3636,7 @@ type RecoverResponse struct {
 
 func (x *RecoverResponse) Reset() {
 	*x = RecoverResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[50]
+	mi := &file_concord_v1_concord_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3540,7 +3648,7 @@ func (x *RecoverResponse) String() string {
 func (*RecoverResponse) ProtoMessage() {}
 
 func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[50]
+	mi := &file_concord_v1_concord_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3553,7 +3661,7 @@ func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
 func (*RecoverResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{50}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RecoverResponse) GetActions() []*RecoverAction {
@@ -3603,7 +3711,7 @@ type RecoverAction struct {
 
 func (x *RecoverAction) Reset() {
 	*x = RecoverAction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[51]
+	mi := &file_concord_v1_concord_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3615,7 +3723,7 @@ func (x *RecoverAction) String() string {
 func (*RecoverAction) ProtoMessage() {}
 
 func (x *RecoverAction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[51]
+	mi := &file_concord_v1_concord_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3628,7 +3736,7 @@ func (x *RecoverAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverAction.ProtoReflect.Descriptor instead.
 func (*RecoverAction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{51}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RecoverAction) GetGid() string {
@@ -3699,7 +3807,7 @@ type RetryRequest struct {
 
 func (x *RetryRequest) Reset() {
 	*x = RetryRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[52]
+	mi := &file_concord_v1_concord_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3711,7 +3819,7 @@ func (x *RetryRequest) String() string {
 func (*RetryRequest) ProtoMessage() {}
 
 func (x *RetryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[52]
+	mi := &file_concord_v1_concord_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3724,7 +3832,7 @@ func (x *RetryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryRequest.ProtoReflect.Descriptor instead.
 func (*RetryRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{52}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RetryRequest) GetGid() string {
@@ -3759,7 +3867,7 @@ type RetryResponse struct {
 
 func (x *RetryResponse) Reset() {
 	*x = RetryResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	mi := &file_concord_v1_concord_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3771,7 +3879,7 @@ func (x *RetryResponse) String() string {
 func (*RetryResponse) ProtoMessage() {}
 
 func (x *RetryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	mi := &file_concord_v1_concord_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3784,7 +3892,7 @@ func (x *RetryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryResponse.ProtoReflect.Descriptor instead.
 func (*RetryResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{53}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *RetryResponse) GetBranches() uint32 {
@@ -3810,7 +3918,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[54]
+	mi := &file_concord_v1_concord_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3822,7 +3930,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[54]
+	mi := &file_concord_v1_concord_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3835,7 +3943,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{54}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *StatusRequest) GetSeen() string {
@@ -3856,7 +3964,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[55]
+	mi := &file_concord_v1_concord_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3868,7 +3976,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[55]
+	mi := &file_concord_v1_concord_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3881,7 +3989,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{55}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *WatchRequest) GetIntervalMs() uint32 {
@@ -3938,7 +4046,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[56]
+	mi := &file_concord_v1_concord_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3950,7 +4058,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[56]
+	mi := &file_concord_v1_concord_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3963,7 +4071,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{56}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -4105,7 +4213,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_concord_v1_concord_proto_msgTypes[57]
+	mi := &file_concord_v1_concord_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4117,7 +4225,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[57]
+	mi := &file_concord_v1_concord_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4130,7 +4238,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{57}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Node) GetId() uint64 {
@@ -4232,7 +4340,7 @@ type ResourceStatus struct {
 
 func (x *ResourceStatus) Reset() {
 	*x = ResourceStatus{}
-	mi := &file_concord_v1_concord_proto_msgTypes[58]
+	mi := &file_concord_v1_concord_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4244,7 +4352,7 @@ func (x *ResourceStatus) String() string {
 func (*ResourceStatus) ProtoMessage() {}
 
 func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[58]
+	mi := &file_concord_v1_concord_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4257,7 +4365,7 @@ func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceStatus.ProtoReflect.Descriptor instead.
 func (*ResourceStatus) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{58}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ResourceStatus) GetName() string {
@@ -4373,7 +4481,7 @@ type Quarantine struct {
 
 func (x *Quarantine) Reset() {
 	*x = Quarantine{}
-	mi := &file_concord_v1_concord_proto_msgTypes[59]
+	mi := &file_concord_v1_concord_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4385,7 +4493,7 @@ func (x *Quarantine) String() string {
 func (*Quarantine) ProtoMessage() {}
 
 func (x *Quarantine) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[59]
+	mi := &file_concord_v1_concord_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4398,7 +4506,7 @@ func (x *Quarantine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quarantine.ProtoReflect.Descriptor instead.
 func (*Quarantine) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{59}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Quarantine) GetHas() string {
@@ -4432,7 +4540,7 @@ type ReportResourceRequest struct {
 
 func (x *ReportResourceRequest) Reset() {
 	*x = ReportResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[60]
+	mi := &file_concord_v1_concord_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4444,7 +4552,7 @@ func (x *ReportResourceRequest) String() string {
 func (*ReportResourceRequest) ProtoMessage() {}
 
 func (x *ReportResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[60]
+	mi := &file_concord_v1_concord_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4457,7 +4565,7 @@ func (x *ReportResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResourceRequest.ProtoReflect.Descriptor instead.
 func (*ReportResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{60}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ReportResourceRequest) GetName() string {
@@ -4493,7 +4601,7 @@ type ReportResourceResponse struct {
 
 func (x *ReportResourceResponse) Reset() {
 	*x = ReportResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[61]
+	mi := &file_concord_v1_concord_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4505,7 +4613,7 @@ func (x *ReportResourceResponse) String() string {
 func (*ReportResourceResponse) ProtoMessage() {}
 
 func (x *ReportResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[61]
+	mi := &file_concord_v1_concord_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4518,7 +4626,7 @@ func (x *ReportResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResourceResponse.ProtoReflect.Descriptor instead.
 func (*ReportResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{61}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ReportResourceResponse) GetName() string {
@@ -4595,7 +4703,7 @@ type ToldBranch struct {
 
 func (x *ToldBranch) Reset() {
 	*x = ToldBranch{}
-	mi := &file_concord_v1_concord_proto_msgTypes[62]
+	mi := &file_concord_v1_concord_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4607,7 +4715,7 @@ func (x *ToldBranch) String() string {
 func (*ToldBranch) ProtoMessage() {}
 
 func (x *ToldBranch) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[62]
+	mi := &file_concord_v1_concord_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4620,7 +4728,7 @@ func (x *ToldBranch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToldBranch.ProtoReflect.Descriptor instead.
 func (*ToldBranch) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{62}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ToldBranch) GetGid() string {
@@ -4677,7 +4785,7 @@ type AcceptResourceRequest struct {
 
 func (x *AcceptResourceRequest) Reset() {
 	*x = AcceptResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[63]
+	mi := &file_concord_v1_concord_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4689,7 +4797,7 @@ func (x *AcceptResourceRequest) String() string {
 func (*AcceptResourceRequest) ProtoMessage() {}
 
 func (x *AcceptResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[63]
+	mi := &file_concord_v1_concord_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4702,7 +4810,7 @@ func (x *AcceptResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptResourceRequest.ProtoReflect.Descriptor instead.
 func (*AcceptResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{63}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *AcceptResourceRequest) GetName() string {
@@ -4742,7 +4850,7 @@ type AcceptResourceResponse struct {
 
 func (x *AcceptResourceResponse) Reset() {
 	*x = AcceptResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[64]
+	mi := &file_concord_v1_concord_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4754,7 +4862,7 @@ func (x *AcceptResourceResponse) String() string {
 func (*AcceptResourceResponse) ProtoMessage() {}
 
 func (x *AcceptResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[64]
+	mi := &file_concord_v1_concord_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4767,7 +4875,7 @@ func (x *AcceptResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptResourceResponse.ProtoReflect.Descriptor instead.
 func (*AcceptResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{64}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *AcceptResourceResponse) GetZxid() string {
@@ -4790,7 +4898,7 @@ type ResourcesRequest struct {
 
 func (x *ResourcesRequest) Reset() {
 	*x = ResourcesRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[65]
+	mi := &file_concord_v1_concord_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4802,7 +4910,7 @@ func (x *ResourcesRequest) String() string {
 func (*ResourcesRequest) ProtoMessage() {}
 
 func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[65]
+	mi := &file_concord_v1_concord_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4815,7 +4923,7 @@ func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{65}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ResourcesRequest) GetSeen() string {
@@ -4858,7 +4966,7 @@ type ResourcesResponse struct {
 
 func (x *ResourcesResponse) Reset() {
 	*x = ResourcesResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[66]
+	mi := &file_concord_v1_concord_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4870,7 +4978,7 @@ func (x *ResourcesResponse) String() string {
 func (*ResourcesResponse) ProtoMessage() {}
 
 func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[66]
+	mi := &file_concord_v1_concord_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4883,7 +4991,7 @@ func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{66}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ResourcesResponse) GetCluster() string {
@@ -4946,7 +5054,7 @@ type CheckResourceRequest struct {
 
 func (x *CheckResourceRequest) Reset() {
 	*x = CheckResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[67]
+	mi := &file_concord_v1_concord_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4958,7 +5066,7 @@ func (x *CheckResourceRequest) String() string {
 func (*CheckResourceRequest) ProtoMessage() {}
 
 func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[67]
+	mi := &file_concord_v1_concord_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4971,7 +5079,7 @@ func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceRequest.ProtoReflect.Descriptor instead.
 func (*CheckResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{67}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *CheckResourceRequest) GetName() string {
@@ -4999,7 +5107,7 @@ type CheckResourceResponse struct {
 
 func (x *CheckResourceResponse) Reset() {
 	*x = CheckResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[68]
+	mi := &file_concord_v1_concord_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5011,7 +5119,7 @@ func (x *CheckResourceResponse) String() string {
 func (*CheckResourceResponse) ProtoMessage() {}
 
 func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[68]
+	mi := &file_concord_v1_concord_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5024,7 +5132,7 @@ func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceResponse.ProtoReflect.Descriptor instead.
 func (*CheckResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{68}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *CheckResourceResponse) GetReports() []*ResourceReport {
@@ -5055,7 +5163,7 @@ type ResourceReport struct {
 
 func (x *ResourceReport) Reset() {
 	*x = ResourceReport{}
-	mi := &file_concord_v1_concord_proto_msgTypes[69]
+	mi := &file_concord_v1_concord_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5067,7 +5175,7 @@ func (x *ResourceReport) String() string {
 func (*ResourceReport) ProtoMessage() {}
 
 func (x *ResourceReport) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[69]
+	mi := &file_concord_v1_concord_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5080,7 +5188,7 @@ func (x *ResourceReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceReport.ProtoReflect.Descriptor instead.
 func (*ResourceReport) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{69}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ResourceReport) GetName() string {
@@ -5137,7 +5245,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_concord_v1_concord_proto_msgTypes[70]
+	mi := &file_concord_v1_concord_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5149,7 +5257,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[70]
+	mi := &file_concord_v1_concord_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5162,7 +5270,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{70}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *Finding) GetWhat() string {
@@ -5205,7 +5313,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_concord_v1_concord_proto_msgTypes[71]
+	mi := &file_concord_v1_concord_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5217,7 +5325,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[71]
+	mi := &file_concord_v1_concord_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5230,7 +5338,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{71}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *NotLeader) GetLeader() uint64 {
@@ -5294,10 +5402,16 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x124\n" +
 	"\n" +
-	"not_leader\x18\x03 \x01(\v2\x15.concord.v1.NotLeaderR\tnotLeader\"]\n" +
+	"not_leader\x18\x03 \x01(\v2\x15.concord.v1.NotLeaderR\tnotLeader\"\x91\x01\n" +
 	"\x0fFinishedRequest\x126\n" +
 	"\bbranches\x18\x01 \x03(\v2\x1a.concord.v1.FinishedBranchR\bbranches\x12\x12\n" +
-	"\x04seen\x18\x02 \x01(\tR\x04seen\"J\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\x122\n" +
+	"\adecided\x18\x03 \x03(\v2\x18.concord.v1.LastDecisionR\adecided\"\x8b\x01\n" +
+	"\fLastDecision\x12\x10\n" +
+	"\x03gid\x18\x01 \x01(\tR\x03gid\x12#\n" +
+	"\rlast_resource\x18\x02 \x01(\tR\flastResource\x12\x14\n" +
+	"\x05label\x18\x03 \x01(\tR\x05label\x12.\n" +
+	"\bbranches\x18\x04 \x03(\v2\x12.concord.v1.BranchR\bbranches\"J\n" +
 	"\x0eFinishedBranch\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x0e\n" +
 	"\x02no\x18\x02 \x01(\rR\x02no\x12\x16\n" +
@@ -5329,12 +5443,13 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\bDeadlock\x12\x16\n" +
 	"\x06victim\x18\x01 \x01(\tR\x06victim\x12\x16\n" +
 	"\x06others\x18\x02 \x03(\tR\x06others\x12\x1c\n" +
-	"\tresources\x18\x03 \x03(\tR\tresources\"j\n" +
+	"\tresources\x18\x03 \x03(\tR\tresources\"\x8f\x01\n" +
 	"\x0eOutcomeRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x12\n" +
 	"\x04seen\x18\x02 \x01(\tR\x04seen\x12\x18\n" +
 	"\aseveral\x18\x03 \x01(\bR\aseveral\x12\x18\n" +
-	"\acluster\x18\x04 \x01(\tR\acluster\"s\n" +
+	"\acluster\x18\x04 \x01(\tR\acluster\x12#\n" +
+	"\rlast_resource\x18\x05 \x01(\tR\flastResource\"s\n" +
 	"\x0fOutcomeResponse\x12\x18\n" +
 	"\aoutcome\x18\x01 \x01(\tR\aoutcome\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
@@ -5358,7 +5473,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\bdecision\x18\x01 \x01(\tR\bdecision\x12\x1f\n" +
 	"\vlease_ended\x18\x02 \x01(\bR\n" +
 	"leaseEnded\x12\x12\n" +
-	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"\x90\x04\n" +
+	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"\xb5\x04\n" +
 	"\vTransaction\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x1a\n" +
@@ -5382,7 +5497,8 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\n" +
 	"decided_ms\x18\x0f \x01(\x03R\tdecidedMs\x12\x1a\n" +
 	"\bexpected\x18\x10 \x03(\rR\bexpected\x12\x18\n" +
-	"\amissing\x18\x11 \x03(\rR\amissing\"E\n" +
+	"\amissing\x18\x11 \x03(\rR\amissing\x12#\n" +
+	"\rlast_resource\x18\x12 \x01(\tR\flastResource\"E\n" +
 	"\x06Forget\x12\x10\n" +
 	"\x03who\x18\x01 \x01(\tR\x03who\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\x12\x17\n" +
@@ -5439,7 +5555,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04seen\x18\x02 \x01(\tR\x04seen\"\\\n" +
 	"\vGetResponse\x129\n" +
 	"\vtransaction\x18\x01 \x01(\v2\x17.concord.v1.TransactionR\vtransaction\x12\x12\n" +
-	"\x04zxid\x18\x02 \x01(\tR\x04zxid\"\xb0\x01\n" +
+	"\x04zxid\x18\x02 \x01(\tR\x04zxid\"\xd5\x01\n" +
 	"\x0eResolveRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x1a\n" +
 	"\bdecision\x18\x02 \x01(\tR\bdecision\x12\x10\n" +
@@ -5447,7 +5563,8 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04seen\x18\x05 \x01(\tR\x04seen\x12\x1c\n" +
 	"\tresources\x18\x06 \x03(\tR\tresources\x12\x14\n" +
-	"\x05force\x18\a \x01(\bR\x05force\"A\n" +
+	"\x05force\x18\a \x01(\bR\x05force\x12#\n" +
+	"\rlast_resource\x18\b \x01(\tR\flastResource\"A\n" +
 	"\x0fResolveResponse\x12\x1a\n" +
 	"\bdecision\x18\x01 \x01(\tR\bdecision\x12\x12\n" +
 	"\x04zxid\x18\x02 \x01(\tR\x04zxid\"_\n" +
@@ -5700,7 +5817,7 @@ func file_concord_v1_concord_proto_rawDescGZIP() []byte {
 	return file_concord_v1_concord_proto_rawDescData
 }
 
-var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
+var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
 var file_concord_v1_concord_proto_goTypes = []any{
 	(*CommitRequest)(nil),              // 0: concord.v1.CommitRequest
 	(*AgentBranches)(nil),              // 1: concord.v1.AgentBranches
@@ -5712,163 +5829,166 @@ var file_concord_v1_concord_proto_goTypes = []any{
 	(*NumberedAnswer)(nil),             // 7: concord.v1.NumberedAnswer
 	(*CommitError)(nil),                // 8: concord.v1.CommitError
 	(*FinishedRequest)(nil),            // 9: concord.v1.FinishedRequest
-	(*FinishedBranch)(nil),             // 10: concord.v1.FinishedBranch
-	(*FinishedResponse)(nil),           // 11: concord.v1.FinishedResponse
-	(*LeaseRequest)(nil),               // 12: concord.v1.LeaseRequest
-	(*LeaseResponse)(nil),              // 13: concord.v1.LeaseResponse
-	(*WaitingRequest)(nil),             // 14: concord.v1.WaitingRequest
-	(*WaitingTransaction)(nil),         // 15: concord.v1.WaitingTransaction
-	(*WaitingBranch)(nil),              // 16: concord.v1.WaitingBranch
-	(*WaitingResponse)(nil),            // 17: concord.v1.WaitingResponse
-	(*Deadlock)(nil),                   // 18: concord.v1.Deadlock
-	(*OutcomeRequest)(nil),             // 19: concord.v1.OutcomeRequest
-	(*OutcomeResponse)(nil),            // 20: concord.v1.OutcomeResponse
-	(*KeyUseRequest)(nil),              // 21: concord.v1.KeyUseRequest
-	(*KeyUseResponse)(nil),             // 22: concord.v1.KeyUseResponse
-	(*FollowRequest)(nil),              // 23: concord.v1.FollowRequest
-	(*FollowResponse)(nil),             // 24: concord.v1.FollowResponse
-	(*Transaction)(nil),                // 25: concord.v1.Transaction
-	(*Forget)(nil),                     // 26: concord.v1.Forget
-	(*Act)(nil),                        // 27: concord.v1.Act
-	(*AuditRequest)(nil),               // 28: concord.v1.AuditRequest
-	(*AuditResponse)(nil),              // 29: concord.v1.AuditResponse
-	(*Heuristic)(nil),                  // 30: concord.v1.Heuristic
-	(*ListRequest)(nil),                // 31: concord.v1.ListRequest
-	(*ListResponse)(nil),               // 32: concord.v1.ListResponse
-	(*GetRequest)(nil),                 // 33: concord.v1.GetRequest
-	(*GetResponse)(nil),                // 34: concord.v1.GetResponse
-	(*ResolveRequest)(nil),             // 35: concord.v1.ResolveRequest
-	(*ResolveResponse)(nil),            // 36: concord.v1.ResolveResponse
-	(*ForgetRequest)(nil),              // 37: concord.v1.ForgetRequest
-	(*ForgetResponse)(nil),             // 38: concord.v1.ForgetResponse
-	(*SettleRequest)(nil),              // 39: concord.v1.SettleRequest
-	(*SettleResponse)(nil),             // 40: concord.v1.SettleResponse
-	(*ReplaceMemberRequest)(nil),       // 41: concord.v1.ReplaceMemberRequest
-	(*ReplaceMemberResponse)(nil),      // 42: concord.v1.ReplaceMemberResponse
-	(*AddMemberRequest)(nil),           // 43: concord.v1.AddMemberRequest
-	(*AddMemberResponse)(nil),          // 44: concord.v1.AddMemberResponse
-	(*RemoveMemberRequest)(nil),        // 45: concord.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 46: concord.v1.RemoveMemberResponse
-	(*TransferLeadershipRequest)(nil),  // 47: concord.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 48: concord.v1.TransferLeadershipResponse
-	(*RecoverRequest)(nil),             // 49: concord.v1.RecoverRequest
-	(*RecoverResponse)(nil),            // 50: concord.v1.RecoverResponse
-	(*RecoverAction)(nil),              // 51: concord.v1.RecoverAction
-	(*RetryRequest)(nil),               // 52: concord.v1.RetryRequest
-	(*RetryResponse)(nil),              // 53: concord.v1.RetryResponse
-	(*StatusRequest)(nil),              // 54: concord.v1.StatusRequest
-	(*WatchRequest)(nil),               // 55: concord.v1.WatchRequest
-	(*StatusResponse)(nil),             // 56: concord.v1.StatusResponse
-	(*Node)(nil),                       // 57: concord.v1.Node
-	(*ResourceStatus)(nil),             // 58: concord.v1.ResourceStatus
-	(*Quarantine)(nil),                 // 59: concord.v1.Quarantine
-	(*ReportResourceRequest)(nil),      // 60: concord.v1.ReportResourceRequest
-	(*ReportResourceResponse)(nil),     // 61: concord.v1.ReportResourceResponse
-	(*ToldBranch)(nil),                 // 62: concord.v1.ToldBranch
-	(*AcceptResourceRequest)(nil),      // 63: concord.v1.AcceptResourceRequest
-	(*AcceptResourceResponse)(nil),     // 64: concord.v1.AcceptResourceResponse
-	(*ResourcesRequest)(nil),           // 65: concord.v1.ResourcesRequest
-	(*ResourcesResponse)(nil),          // 66: concord.v1.ResourcesResponse
-	(*CheckResourceRequest)(nil),       // 67: concord.v1.CheckResourceRequest
-	(*CheckResourceResponse)(nil),      // 68: concord.v1.CheckResourceResponse
-	(*ResourceReport)(nil),             // 69: concord.v1.ResourceReport
-	(*Finding)(nil),                    // 70: concord.v1.Finding
-	(*NotLeader)(nil),                  // 71: concord.v1.NotLeader
-	(*Branch)(nil),                     // 72: concord.v1.Branch
-	(*Party)(nil),                      // 73: concord.v1.Party
-	(*DeliverRequest)(nil),             // 74: concord.v1.DeliverRequest
-	(*DeliverResponse)(nil),            // 75: concord.v1.DeliverResponse
+	(*LastDecision)(nil),               // 10: concord.v1.LastDecision
+	(*FinishedBranch)(nil),             // 11: concord.v1.FinishedBranch
+	(*FinishedResponse)(nil),           // 12: concord.v1.FinishedResponse
+	(*LeaseRequest)(nil),               // 13: concord.v1.LeaseRequest
+	(*LeaseResponse)(nil),              // 14: concord.v1.LeaseResponse
+	(*WaitingRequest)(nil),             // 15: concord.v1.WaitingRequest
+	(*WaitingTransaction)(nil),         // 16: concord.v1.WaitingTransaction
+	(*WaitingBranch)(nil),              // 17: concord.v1.WaitingBranch
+	(*WaitingResponse)(nil),            // 18: concord.v1.WaitingResponse
+	(*Deadlock)(nil),                   // 19: concord.v1.Deadlock
+	(*OutcomeRequest)(nil),             // 20: concord.v1.OutcomeRequest
+	(*OutcomeResponse)(nil),            // 21: concord.v1.OutcomeResponse
+	(*KeyUseRequest)(nil),              // 22: concord.v1.KeyUseRequest
+	(*KeyUseResponse)(nil),             // 23: concord.v1.KeyUseResponse
+	(*FollowRequest)(nil),              // 24: concord.v1.FollowRequest
+	(*FollowResponse)(nil),             // 25: concord.v1.FollowResponse
+	(*Transaction)(nil),                // 26: concord.v1.Transaction
+	(*Forget)(nil),                     // 27: concord.v1.Forget
+	(*Act)(nil),                        // 28: concord.v1.Act
+	(*AuditRequest)(nil),               // 29: concord.v1.AuditRequest
+	(*AuditResponse)(nil),              // 30: concord.v1.AuditResponse
+	(*Heuristic)(nil),                  // 31: concord.v1.Heuristic
+	(*ListRequest)(nil),                // 32: concord.v1.ListRequest
+	(*ListResponse)(nil),               // 33: concord.v1.ListResponse
+	(*GetRequest)(nil),                 // 34: concord.v1.GetRequest
+	(*GetResponse)(nil),                // 35: concord.v1.GetResponse
+	(*ResolveRequest)(nil),             // 36: concord.v1.ResolveRequest
+	(*ResolveResponse)(nil),            // 37: concord.v1.ResolveResponse
+	(*ForgetRequest)(nil),              // 38: concord.v1.ForgetRequest
+	(*ForgetResponse)(nil),             // 39: concord.v1.ForgetResponse
+	(*SettleRequest)(nil),              // 40: concord.v1.SettleRequest
+	(*SettleResponse)(nil),             // 41: concord.v1.SettleResponse
+	(*ReplaceMemberRequest)(nil),       // 42: concord.v1.ReplaceMemberRequest
+	(*ReplaceMemberResponse)(nil),      // 43: concord.v1.ReplaceMemberResponse
+	(*AddMemberRequest)(nil),           // 44: concord.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),          // 45: concord.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),        // 46: concord.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 47: concord.v1.RemoveMemberResponse
+	(*TransferLeadershipRequest)(nil),  // 48: concord.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 49: concord.v1.TransferLeadershipResponse
+	(*RecoverRequest)(nil),             // 50: concord.v1.RecoverRequest
+	(*RecoverResponse)(nil),            // 51: concord.v1.RecoverResponse
+	(*RecoverAction)(nil),              // 52: concord.v1.RecoverAction
+	(*RetryRequest)(nil),               // 53: concord.v1.RetryRequest
+	(*RetryResponse)(nil),              // 54: concord.v1.RetryResponse
+	(*StatusRequest)(nil),              // 55: concord.v1.StatusRequest
+	(*WatchRequest)(nil),               // 56: concord.v1.WatchRequest
+	(*StatusResponse)(nil),             // 57: concord.v1.StatusResponse
+	(*Node)(nil),                       // 58: concord.v1.Node
+	(*ResourceStatus)(nil),             // 59: concord.v1.ResourceStatus
+	(*Quarantine)(nil),                 // 60: concord.v1.Quarantine
+	(*ReportResourceRequest)(nil),      // 61: concord.v1.ReportResourceRequest
+	(*ReportResourceResponse)(nil),     // 62: concord.v1.ReportResourceResponse
+	(*ToldBranch)(nil),                 // 63: concord.v1.ToldBranch
+	(*AcceptResourceRequest)(nil),      // 64: concord.v1.AcceptResourceRequest
+	(*AcceptResourceResponse)(nil),     // 65: concord.v1.AcceptResourceResponse
+	(*ResourcesRequest)(nil),           // 66: concord.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),          // 67: concord.v1.ResourcesResponse
+	(*CheckResourceRequest)(nil),       // 68: concord.v1.CheckResourceRequest
+	(*CheckResourceResponse)(nil),      // 69: concord.v1.CheckResourceResponse
+	(*ResourceReport)(nil),             // 70: concord.v1.ResourceReport
+	(*Finding)(nil),                    // 71: concord.v1.Finding
+	(*NotLeader)(nil),                  // 72: concord.v1.NotLeader
+	(*Branch)(nil),                     // 73: concord.v1.Branch
+	(*Party)(nil),                      // 74: concord.v1.Party
+	(*DeliverRequest)(nil),             // 75: concord.v1.DeliverRequest
+	(*DeliverResponse)(nil),            // 76: concord.v1.DeliverResponse
 }
 var file_concord_v1_concord_proto_depIdxs = []int32{
-	72, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
+	73, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
 	1,  // 1: concord.v1.CommitRequest.agents:type_name -> concord.v1.AgentBranches
-	73, // 2: concord.v1.AgentBranches.agent:type_name -> concord.v1.Party
+	74, // 2: concord.v1.AgentBranches.agent:type_name -> concord.v1.Party
 	2,  // 3: concord.v1.AgentBranches.branches:type_name -> concord.v1.ClaimedBranch
 	5,  // 4: concord.v1.DecideRequest.commits:type_name -> concord.v1.NumberedCommit
 	0,  // 5: concord.v1.NumberedCommit.request:type_name -> concord.v1.CommitRequest
 	7,  // 6: concord.v1.DecideResponse.answers:type_name -> concord.v1.NumberedAnswer
 	3,  // 7: concord.v1.NumberedAnswer.response:type_name -> concord.v1.CommitResponse
 	8,  // 8: concord.v1.NumberedAnswer.error:type_name -> concord.v1.CommitError
-	71, // 9: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
-	10, // 10: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
-	15, // 11: concord.v1.WaitingRequest.transactions:type_name -> concord.v1.WaitingTransaction
-	16, // 12: concord.v1.WaitingTransaction.branches:type_name -> concord.v1.WaitingBranch
-	18, // 13: concord.v1.WaitingResponse.deadlocks:type_name -> concord.v1.Deadlock
-	72, // 14: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
-	30, // 15: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
-	26, // 16: concord.v1.Transaction.forgets:type_name -> concord.v1.Forget
-	27, // 17: concord.v1.Transaction.acts:type_name -> concord.v1.Act
-	27, // 18: concord.v1.AuditResponse.acts:type_name -> concord.v1.Act
-	25, // 19: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
-	25, // 20: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
-	51, // 21: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
-	57, // 22: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
-	58, // 23: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
-	59, // 24: concord.v1.ResourceStatus.quarantine:type_name -> concord.v1.Quarantine
-	59, // 25: concord.v1.ReportResourceResponse.quarantine:type_name -> concord.v1.Quarantine
-	62, // 26: concord.v1.ReportResourceResponse.branches:type_name -> concord.v1.ToldBranch
-	58, // 27: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
-	69, // 28: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
-	70, // 29: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
-	0,  // 30: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
-	4,  // 31: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
-	74, // 32: concord.v1.CoordinatorService.Deliver:input_type -> concord.v1.DeliverRequest
-	9,  // 33: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
-	12, // 34: concord.v1.CoordinatorService.Lease:input_type -> concord.v1.LeaseRequest
-	14, // 35: concord.v1.CoordinatorService.Waiting:input_type -> concord.v1.WaitingRequest
-	19, // 36: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
-	21, // 37: concord.v1.CoordinatorService.KeyUse:input_type -> concord.v1.KeyUseRequest
-	23, // 38: concord.v1.CoordinatorService.Follow:input_type -> concord.v1.FollowRequest
-	31, // 39: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
-	33, // 40: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
-	35, // 41: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
-	37, // 42: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
-	39, // 43: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
-	41, // 44: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
-	43, // 45: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
-	45, // 46: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
-	47, // 47: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
-	52, // 48: concord.v1.CoordinatorService.Retry:input_type -> concord.v1.RetryRequest
-	49, // 49: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
-	54, // 50: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
-	55, // 51: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
-	65, // 52: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
-	67, // 53: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
-	60, // 54: concord.v1.CoordinatorService.ReportResource:input_type -> concord.v1.ReportResourceRequest
-	63, // 55: concord.v1.CoordinatorService.AcceptResource:input_type -> concord.v1.AcceptResourceRequest
-	28, // 56: concord.v1.CoordinatorService.Audit:input_type -> concord.v1.AuditRequest
-	3,  // 57: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
-	6,  // 58: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
-	75, // 59: concord.v1.CoordinatorService.Deliver:output_type -> concord.v1.DeliverResponse
-	11, // 60: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
-	13, // 61: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
-	17, // 62: concord.v1.CoordinatorService.Waiting:output_type -> concord.v1.WaitingResponse
-	20, // 63: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
-	22, // 64: concord.v1.CoordinatorService.KeyUse:output_type -> concord.v1.KeyUseResponse
-	24, // 65: concord.v1.CoordinatorService.Follow:output_type -> concord.v1.FollowResponse
-	32, // 66: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
-	34, // 67: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
-	36, // 68: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
-	38, // 69: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
-	40, // 70: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
-	42, // 71: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
-	44, // 72: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
-	46, // 73: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
-	48, // 74: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
-	53, // 75: concord.v1.CoordinatorService.Retry:output_type -> concord.v1.RetryResponse
-	50, // 76: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
-	56, // 77: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
-	56, // 78: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
-	66, // 79: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
-	68, // 80: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
-	61, // 81: concord.v1.CoordinatorService.ReportResource:output_type -> concord.v1.ReportResourceResponse
-	64, // 82: concord.v1.CoordinatorService.AcceptResource:output_type -> concord.v1.AcceptResourceResponse
-	29, // 83: concord.v1.CoordinatorService.Audit:output_type -> concord.v1.AuditResponse
-	57, // [57:84] is the sub-list for method output_type
-	30, // [30:57] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	72, // 9: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
+	11, // 10: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
+	10, // 11: concord.v1.FinishedRequest.decided:type_name -> concord.v1.LastDecision
+	73, // 12: concord.v1.LastDecision.branches:type_name -> concord.v1.Branch
+	16, // 13: concord.v1.WaitingRequest.transactions:type_name -> concord.v1.WaitingTransaction
+	17, // 14: concord.v1.WaitingTransaction.branches:type_name -> concord.v1.WaitingBranch
+	19, // 15: concord.v1.WaitingResponse.deadlocks:type_name -> concord.v1.Deadlock
+	73, // 16: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
+	31, // 17: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
+	27, // 18: concord.v1.Transaction.forgets:type_name -> concord.v1.Forget
+	28, // 19: concord.v1.Transaction.acts:type_name -> concord.v1.Act
+	28, // 20: concord.v1.AuditResponse.acts:type_name -> concord.v1.Act
+	26, // 21: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
+	26, // 22: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
+	52, // 23: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
+	58, // 24: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
+	59, // 25: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
+	60, // 26: concord.v1.ResourceStatus.quarantine:type_name -> concord.v1.Quarantine
+	60, // 27: concord.v1.ReportResourceResponse.quarantine:type_name -> concord.v1.Quarantine
+	63, // 28: concord.v1.ReportResourceResponse.branches:type_name -> concord.v1.ToldBranch
+	59, // 29: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
+	70, // 30: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
+	71, // 31: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
+	0,  // 32: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
+	4,  // 33: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
+	75, // 34: concord.v1.CoordinatorService.Deliver:input_type -> concord.v1.DeliverRequest
+	9,  // 35: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
+	13, // 36: concord.v1.CoordinatorService.Lease:input_type -> concord.v1.LeaseRequest
+	15, // 37: concord.v1.CoordinatorService.Waiting:input_type -> concord.v1.WaitingRequest
+	20, // 38: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
+	22, // 39: concord.v1.CoordinatorService.KeyUse:input_type -> concord.v1.KeyUseRequest
+	24, // 40: concord.v1.CoordinatorService.Follow:input_type -> concord.v1.FollowRequest
+	32, // 41: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
+	34, // 42: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
+	36, // 43: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
+	38, // 44: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
+	40, // 45: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
+	42, // 46: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
+	44, // 47: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
+	46, // 48: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
+	48, // 49: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
+	53, // 50: concord.v1.CoordinatorService.Retry:input_type -> concord.v1.RetryRequest
+	50, // 51: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
+	55, // 52: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
+	56, // 53: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
+	66, // 54: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
+	68, // 55: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
+	61, // 56: concord.v1.CoordinatorService.ReportResource:input_type -> concord.v1.ReportResourceRequest
+	64, // 57: concord.v1.CoordinatorService.AcceptResource:input_type -> concord.v1.AcceptResourceRequest
+	29, // 58: concord.v1.CoordinatorService.Audit:input_type -> concord.v1.AuditRequest
+	3,  // 59: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
+	6,  // 60: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
+	76, // 61: concord.v1.CoordinatorService.Deliver:output_type -> concord.v1.DeliverResponse
+	12, // 62: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
+	14, // 63: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
+	18, // 64: concord.v1.CoordinatorService.Waiting:output_type -> concord.v1.WaitingResponse
+	21, // 65: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
+	23, // 66: concord.v1.CoordinatorService.KeyUse:output_type -> concord.v1.KeyUseResponse
+	25, // 67: concord.v1.CoordinatorService.Follow:output_type -> concord.v1.FollowResponse
+	33, // 68: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
+	35, // 69: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
+	37, // 70: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
+	39, // 71: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
+	41, // 72: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
+	43, // 73: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
+	45, // 74: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
+	47, // 75: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
+	49, // 76: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
+	54, // 77: concord.v1.CoordinatorService.Retry:output_type -> concord.v1.RetryResponse
+	51, // 78: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
+	57, // 79: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
+	57, // 80: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
+	67, // 81: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
+	69, // 82: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
+	62, // 83: concord.v1.CoordinatorService.ReportResource:output_type -> concord.v1.ReportResourceResponse
+	65, // 84: concord.v1.CoordinatorService.AcceptResource:output_type -> concord.v1.AcceptResourceResponse
+	30, // 85: concord.v1.CoordinatorService.Audit:output_type -> concord.v1.AuditResponse
+	59, // [59:86] is the sub-list for method output_type
+	32, // [32:59] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_concord_v1_concord_proto_init() }
@@ -5878,15 +5998,15 @@ func file_concord_v1_concord_proto_init() {
 	}
 	file_concord_v1_branch_proto_init()
 	file_concord_v1_member_proto_init()
-	file_concord_v1_concord_proto_msgTypes[27].OneofWrappers = []any{}
-	file_concord_v1_concord_proto_msgTypes[52].OneofWrappers = []any{}
+	file_concord_v1_concord_proto_msgTypes[28].OneofWrappers = []any{}
+	file_concord_v1_concord_proto_msgTypes[53].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_concord_proto_rawDesc), len(file_concord_v1_concord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   72,
+			NumMessages:   73,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

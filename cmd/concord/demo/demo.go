@@ -41,8 +41,8 @@ type Options struct {
 	Transfers, Workers int
 	Kills              int    // how often the leader is stopped without warning
 	Config             string // a file with resources to use instead of embedded stores; may be empty
-	// Protocol, unless it is empty, puts the embedded stores behind agents, and is how transactions
-	// are decided: two_phase or three_phase.
+	// Protocol, unless it is empty, is how transactions are decided: two_phase or three_phase, with the embedded
+	// stores behind agents, or LastResource, where the second store of each decides.
 	Protocol string
 	// KillCoordinators stops every node at once, when half of the transfers are done.
 	KillCoordinators bool
@@ -53,7 +53,10 @@ type Options struct {
 	JSON     bool
 }
 
-func (o Options) agents() bool { return o.Protocol != "" }
+// LastResource is the protocol in which one of the databases decides.
+const LastResource = "last_resource"
+
+func (o Options) agents() bool { return o.Protocol != "" && o.Protocol != LastResource }
 
 // Run moves money while leaders die, and returns nil only if the sum is right at the end and nothing
 // is in doubt. The error has an exit code.

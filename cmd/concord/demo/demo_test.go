@@ -51,6 +51,17 @@ func TestAgentsFinishWithoutAnyCoordinator(t *testing.T) {
 	require.Positive(t, *lost(t, concord.ThreePhase).FinishedByAgents)
 }
 
+func TestALastResourceDecidesWhateverLeadersDo(t *testing.T) {
+	var out, said bytes.Buffer
+	require.NoError(t, Run(t.Context(), Options{Transfers: 1000, Workers: 16, Kills: 1, Protocol: LastResource,
+		In: &bytes.Buffer{}, Out: &out, Err: &said, JSON: true}), &said)
+	var r result
+	require.NoError(t, json.Unmarshal(out.Bytes(), &r))
+	require.Equal(t, r.SumExpected, r.Sum)
+	require.Zero(t, *r.InDoubt)
+	require.Greater(t, r.Committed, 900)
+}
+
 func TestTwoPhasesWaitForACoordinator(t *testing.T) {
 	require.Zero(t, *lost(t, concord.TwoPhase).FinishedByAgents)
 }

@@ -135,7 +135,15 @@ func (w *workload) transfer(ctx context.Context) error {
 			return err
 		}
 		return w.banks.list[to].Add(ctx, tx, rand.IntN(accountsPerBank), amount) // #nosec G404
-	}, concord.WithProtocol(w.o.Protocol), concord.WithTimeout(transferTime))
+	}, w.protocol(to), concord.WithTimeout(transferTime))
+}
+
+// protocol is how a transfer to a bank is decided.
+func (w *workload) protocol(to int) concord.TxOption {
+	if w.o.Protocol == LastResource {
+		return concord.WithLastResource(w.banks.list[to].Name())
+	}
+	return concord.WithProtocol(w.o.Protocol)
 }
 
 // transferTime is more than the loss of all coordinators takes here.

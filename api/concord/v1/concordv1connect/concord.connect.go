@@ -22,14 +22,12 @@
 package concordv1connect
 
 import (
+	connect "connectrpc.com/connect"
 	context "context"
 	errors "errors"
+	v1 "github.com/concordtx/concord/api/concord/v1"
 	http "net/http"
 	strings "strings"
-
-	connect "connectrpc.com/connect"
-
-	v1 "github.com/concordtx/concord/api/concord/v1"
 )
 
 // This is a compile-time assertion to ensure that this generated file and the connect package are
