@@ -27,7 +27,7 @@ var notForClients = map[string]string{
 	"api/member/MaxMessages":           "members alone send them",
 	"api/member/maxBytes":              "of what this process sends",
 	"api/member/maxWaiting":            "of what this process sends",
-	"participant/MaxRedo":              "of what the agent keeps of a branch for its redo: no request is refused for it",
+	"participant/MaxRedo":              "of what the agent keeps of a branch for a redo: it refuses no request",
 	"participant/MaxTimeout":           "said at the field timeout_ms of each request",
 	"participant/MaxVoting":            "a vote is waited for that long at most, whatever is asked for",
 	"participant/maxEnded":             "memory of the agent: an older answer is that of the cluster",
