@@ -113,7 +113,7 @@ func (f *finisher) look(ctx context.Context) (listed bool, found trace, writer h
 			return false, absent, holder{}, err
 		}
 		f.written = found == pending
-		if f.written && (f.decision == txn.Abort || f.r.listed.has(f.xid)) {
+		if f.written && !f.unnamed() && (f.decision == txn.Abort || f.r.listed.has(f.xid)) {
 			return true, found, writer, nil
 		}
 	}
@@ -123,6 +123,10 @@ func (f *finisher) look(ctx context.Context) (listed bool, found trace, writer h
 	found, writer, err = f.marker(ctx)
 	return listed, found, writer, err
 }
+
+// unnamed reports whether only the list of what is prepared tells the whole name of the branch: it has the tag of a
+// last resource.
+func (f *finisher) unnamed() bool { return f.xid.ID.Class() == txn.LastResource && f.tag == 0 }
 
 // mustFence reports whether the session that holds the branch has to go first. For an
 // abort always: it may be about to prepare. For a commit only if the branch hangs on it.
@@ -142,7 +146,7 @@ func (f *finisher) fence(ctx context.Context) (listed bool, err error) {
 			return false, err
 		}
 	}
-	if listed = f.written; !listed { // else whoever ends it now hears whether it was prepared
+	if listed = f.written && !f.unnamed(); !listed { // else whoever ends it now hears whether it was prepared
 		listed, _, _, err = f.look(ctx)
 	}
 	if err != nil || !listed || !f.holder.of(f.server) {

@@ -31,6 +31,7 @@ var asksForClass = map[string][]string{
 	"api/last.go":                {"Plain", "Recorded", "ThreePhase"},
 	"last.go":                    {"Plain", "ThreePhase"}, // three phases are known by their protocol
 	// only a last resource has a tag in the names of other branches
+	"adapters/mysql/finish.go":           {"Plain", "Recorded", "ThreePhase"},
 	"adapters/mysql/xa.go":               {"Plain", "Recorded", "ThreePhase"},
 	"adapters/postgres/sql.go":           {"Plain", "Recorded", "ThreePhase"},
 	"adapters/pebble/journal/journal.go": {"Plain", "Recorded", "ThreePhase"},
