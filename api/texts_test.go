@@ -315,8 +315,8 @@ var messages = []struct {
 		defer c.Close()
 		return c.Recover(context.Background(), &concordv1.RecoverRequest{},
 			func(*concordv1.RecoverResponse) error { return nil })
-	}, "recover: the leader fell silent, and what is not shown may have been done: run \"concord recover\" again: " +
-		"unavailable", txn.ErrUnavailable},
+	}, "recover: the leader fell silent, and what is not shown may have been done: run \"concord recover\" again",
+		txn.ErrUnavailable},
 	{"what nobody expected", func() error { return received(errors.New("internal error: the node's log says more")) },
 		"internal: internal error: the node's log says more", nil},
 }

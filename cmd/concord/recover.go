@@ -121,7 +121,7 @@ const barWidth = 30
 // bar is a line that shows how far a recovery is.
 func (r *recovered) bar() string {
 	if !r.apply {
-		return fmt.Sprintf("%s", terminal.Plural(len(r.actions), "prepared branch", "prepared branches"))
+		return terminal.Plural(len(r.actions), "prepared branch", "prepared branches")
 	}
 	done := 0
 	if r.due > 0 {

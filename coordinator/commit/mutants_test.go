@@ -20,7 +20,7 @@ func TestMutants(t *testing.T) {
 			began := time.Now()
 			mutant.With(m.ID, func() { broken = actsEnd(newLone(t, "orders")) })
 			require.Error(t, broken, "MUTANT %s survived: %s", m.ID, m.What)
-			t.Logf("MUTANT %s killed by AUDIT, %s: %v", m.ID, time.Since(began).Round(time.Millisecond), broken)
+			t.Logf("MUTANT %s killed by AUDIT: after %s: %v", m.ID, time.Since(began).Round(time.Millisecond), broken)
 		})
 	}
 }

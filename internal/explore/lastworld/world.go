@@ -217,7 +217,7 @@ func (w *world) atClient(d *deal, e protocol.Event) {
 		case twopc.TellAborted, twopc.Ask:
 			d.net |= w.message(true, protocol.RollbackAsked{})
 		case protocol.Report:
-			d.net |= w.message(true, protocol.Finished{No: f.No, Finish: f.Finish})
+			d.net |= w.message(true, protocol.Finished(f))
 		default:
 			d.tasks |= w.task(false, f)
 		}
