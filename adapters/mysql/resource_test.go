@@ -418,3 +418,27 @@ func TestVersionsCompareAsNumbers(t *testing.T) {
 		require.Equal(t, want, server{version: version}.atLeast(8, 0, 29), version)
 	}
 }
+
+// The server knows a branch beside a last resource by a name with a tag, which only its list tells.
+func TestABranchBesideALastResourceIsFencedAndEnded(t *testing.T) {
+	for _, d := range []txn.Decision{txn.Commit, txn.Abort} {
+		t.Run(d.String(), func(t *testing.T) {
+			w := newWorld(t, testdb.MariaDB(t))
+			r, rec := w.open(), w.open()
+			x := newXID()
+			x.ID = x.ID.WithClass(txn.LastResource).WithLast("billing")
+			s := w.begin(r, x)
+			s.SetTag(txn.TagOf("billing"))
+			require.NoError(t, write(w.ctx, s, x.ID.String(), 7))
+			_, b, err := s.Prepare(w.ctx)
+			require.NoError(t, err)
+			_, err = rec.Recover(w.ctx) // as a scan does
+			require.NoError(t, err)
+			s.link.close()
+			require.Equal(t, txn.Done, w.finish(rec, d, x, b))
+			w.requireListed()
+			_, found := w.value(x.ID.String())
+			require.Equal(t, d == txn.Commit, found)
+		})
+	}
+}
