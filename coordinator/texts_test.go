@@ -223,7 +223,7 @@ var messages = []message{
 		}), says: `there is no resource "stock": see "concord resource ls"`},
 
 	{name: "open at a level that nobody knows", meet: opening(func(_ *testing.T, c *Config) { c.FeatureLevel = 99 }),
-		says: `"feature_level" is 99, but this release knows only up to 7: lower it, or run the release that the ` +
+		says: `"feature_level" is 99, but this release knows only up to 8: lower it, or run the release that the ` +
 			`other nodes run`},
 	{name: "open as nobody", meet: opening(func(_ *testing.T, c *Config) { c.Node = 2 }),
 		says: `node 2 is not one of the members: add it to "members", or correct "node"`},
@@ -254,8 +254,8 @@ var messages = []message{
 	{name: "open below the level that the cluster is at", is: ErrNewerStore, meet: func(*testing.T) error {
 		_, err := decodeLevel(encodeLevel(txn.Newest + 1))
 		return err
-	}, says: "the store belongs to a later release of concord: the cluster is at feature level 8, this program " +
-		"knows only up to 7: run the release that the other nodes run"},
+	}, says: "the store belongs to a later release of concord: the cluster is at feature level 9, this program " +
+		"knows only up to 8: run the release that the other nodes run"},
 	{name: "a store with meta data of another version", is: txn.ErrBadTxn, meet: func(*testing.T) error {
 		return decodeMeta(nil, &txn.Meta{})
 	}, says: "meta data of the table: the store holds what this version of concord does not write: run the version " +
@@ -368,10 +368,11 @@ func TestEveryOtherErrorHasARow(t *testing.T) {
 
 // Why a text has no row.
 const (
-	breaks   = "the process ends, since its own store cannot be read: the store says why"
-	ofAPeer  = "the log of a node has it: the snapshot of the other node is asked for again"
-	race     = "only a race of some kind shows it"
-	notWrong = "not shown: it tells why a call to a database was given up, which is made again"
+	breaks      = "the process ends, since its own store cannot be read: the store says why"
+	ofAPeer     = "the log of a node has it: the snapshot of the other node is asked for again"
+	race        = "only a race of some kind shows it"
+	fallsSilent = "takes as long as a database that hangs is waited for: TestRecoverGoesRoundADatabaseThatHangs"
+	notWrong    = "not shown: it tells why a call to a database was given up, which is made again"
 )
 
 // withoutRow are the texts that no row has.
@@ -384,6 +385,17 @@ var withoutRow = map[string]string{
 	"%s could not be asked about %v (%v); run \"concord resource check\"": race,
 	"branch %d of %v at %s is %v: %s; look into that database":            race,
 	"%v was committed in the meantime: run \"concord recover\" again":     race,
+
+	"the workers are busy":                                 "a former leadership has left the queue full",
+	"acts of people: %w":                                   breaks,
+	"act %d under the key %x: %w":                          ofAPeer,
+	"no answer within %v: %w":                              fallsSilent,
+	"the database did not answer":                          fallsSilent,
+	"%w within %v (%s): run \"concord resource check %s\"": fallsSilent,
+	"not tried, because the database did not answer for another branch: run \"concord resource check\", and " +
+		"then \"concord recover --apply\" again": fallsSilent,
+	"a %s database cannot be a last resource: name another one": "cannot be met: all kinds of databases here can",
+	"the cluster has not been formed yet: try again":            race,
 
 	"open transaction %v under the key %x: %w": ofAPeer, "transaction %v under the key %x: %w": ofAPeer,
 	"use of an idempotency key": ofAPeer, "%w by %v under the key %x: %w": ofAPeer,

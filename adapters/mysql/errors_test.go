@@ -348,7 +348,6 @@ var withoutRow = map[string]string{
 	"work in %s: %w":                                            timing,
 	"%w (and the rollback failed: %w)":                          timing,
 	"%w: end the work: %w":                                      timing,
-	"the commit was not sent":                                   timing,
 	"commit %s at %s: the answer is lost, look at the data: %w": timing,
 	"%w: an answer of %d bytes is neither OK nor an error":      surprise,
 	"list prepared branches: %w":                                timing,

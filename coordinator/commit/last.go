@@ -198,7 +198,7 @@ func (c *Machine) onLastSettled(e LastSettled) {
 func (c *Machine) notSettled(l *live, why string) {
 	l.asking.err = why
 	c.answer(l, Reply{Err: txn.Unavailablef("%v is in doubt until its last resource %s can be asked (%s): see "+
-		"\"concord resource check %[2]s\"", l.id, l.record.Last, why)})
+		"\"concord resource check %s\"", l.id, l.record.Last, why, l.record.Last)})
 	if len(c.listed[l.id]) == 0 && !l.proposed {
 		c.letGo(l.id)
 	}

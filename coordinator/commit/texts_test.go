@@ -111,6 +111,16 @@ var thatID = txn.NewID(time.UnixMilli(1_800_000_000_000))
 
 func fixed(*lone) txn.ID { return thatID }
 
+// lastID is decided by its last resource, billing.
+var lastID = thatID.WithClass(txn.LastResource).WithLast("billing")
+
+func resolvingLast(id txn.ID, last string) func(*lone, uint64) replica.Event {
+	return func(_ *lone, request uint64) replica.Event {
+		return ResolveAsked{Request: request,
+			Resolution: txn.Resolution{ID: id, Decision: txn.Abort, Who: "ann", Why: "why", Last: last, Force: true}}
+	}
+}
+
 // lists tells that a resource lists a branch of that transaction.
 func lists(l *lone) {
 	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(thatID, 0))}})
@@ -280,6 +290,36 @@ var answers = []answer{
 		return l.replies[l.request].Err
 	}, says: `GID is open: its members decide it, and a, b did not answer: it continues when they do; see "concord ` +
 		`tx get GID"`},
+	{name: "commit what a last resource decides", is: txn.ErrRefused,
+		meet: asked(func(_ *lone, request uint64) replica.Event {
+			return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: lastID}}
+		}, levelled), says: "GID is decided by its last resource, and no request commits it: ask for its outcome"},
+	{name: "a last resource that nobody names", is: txn.ErrRefused, meet: asked(resolvingLast(lastID, ""), levelled),
+		says: `GID is decided in its last resource, and nothing here says which that is: name it (the application ` +
+			`knows it), with --last-resource for "concord tx resolve"`},
+	{name: "another last resource", is: txn.ErrRefused, meet: asked(resolvingLast(lastID, "orders"), levelled,
+		func(l *lone) {
+			b := prepared(l.xid(lastID, 0))
+			b.Last = txn.TagOf("billing")
+			l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{b}})
+		}), says: `the last resource of GID is billing, as its prepared branches say, and not "orders"`},
+	{name: "a last resource that is mistyped", is: txn.ErrRefused,
+		meet: asked(resolvingLast(lastID, "biling"), levelled),
+		says: `the gid GID is not that of a transaction whose last resource is "biling": correct the name`},
+	{name: "a last resource that is not configured", is: txn.ErrRefused,
+		meet: asked(resolvingLast(lastID.WithLast("stock"), "stock"), levelled),
+		says: `GID is decided in its last resource "stock", which is not in "resources" of the nodes: add it on all ` +
+			`of them`},
+	{name: "a last resource that cannot be asked", is: txn.ErrUnavailable, meet: func(t *testing.T) error {
+		l := newLone(t, "orders", "billing")
+		levelled(l)
+		l.request++
+		l.step(resolvingLast(lastID, "billing")(l, l.request))
+		l.tick(time.Second)
+		l.step(LastSettled{LastTask: LastTask{ID: lastID, Resource: "billing"}, Err: errors.New("connection refused")})
+		return l.replies[l.request].Err
+	}, says: `GID is in doubt until its last resource billing can be asked (connection refused): see "concord ` +
+		`resource check billing"`},
 	{name: "a transaction of another cluster", is: txn.ErrInvalid,
 		meet: asked(func(_ *lone, request uint64) replica.Event {
 			return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: thatID, Cluster: 8}}
