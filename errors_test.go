@@ -157,6 +157,18 @@ var messages = []message{
 	}, says: "attempt 1 of 5, after which the context ended (context canceled): transaction GID was aborted by " +
 		"billing: deadlock",
 		is: []error{concord.ErrAborted, errDeadlock, context.Canceled}},
+	{name: "a last resource in three phases",
+		meet: in(nil, concord.WithLastResource("billing"), concord.WithProtocol(concord.ThreePhase)),
+		says: "begin: WithLastResource works in two phases: leave WithProtocol out", is: []error{txn.ErrInvalid}},
+	{name: "a last resource, recorded", meet: in(nil, concord.WithLastResource("billing"), concord.Recorded()),
+		says: "begin: Recorded lets the cluster decide: leave it or WithLastResource out",
+		is:   []error{txn.ErrInvalid}},
+	{name: "run once with a last resource", meet: once("k", nil, concord.WithLastResource("billing")),
+		says: "begin: RunOnce lets the cluster decide: leave WithLastResource out", is: []error{txn.ErrInvalid}},
+	{name: "a last resource where they are not switched on", meet: in(nil, concord.WithLastResource("billing")),
+		says: `begin: last resources are not switched on in this cluster: refused: run this release on all nodes, ` +
+			`and none with a "feature_level" below 8; until then leave out WithLastResource`,
+		is: []error{txn.ErrRefused}},
 	{name: "three phases where they are not switched on", meet: in(nil, concord.WithProtocol(concord.ThreePhase)),
 		says: `begin: three_phase is not switched on in this cluster: refused: run this release on all nodes, and ` +
 			`none with a "feature_level" below 4; until then leave out WithProtocol`,
@@ -525,6 +537,14 @@ const (
 // withoutRow are the texts that no row of the table has.
 var withoutRow = map[string]string{
 	"look up %s: %w": wraps,
+	"this kind of database cannot be a last resource: name another one in WithLastResource": surprise,
+	"this kind of resource cannot take part beside a last resource: begin the transaction without " +
+		"WithLastResource": "wants an agent",
+	"a transaction with a last resource cannot be joined by another service: begin it without " +
+		"WithLastResource": joins,
+	"its last resource %q has never been used by this client, so its marker cannot be written: call Tx of that " +
+		"resource in the transaction": "TestALastResourceDecides",
+	"the last resource %s could not be asked: %w": wraps,
 	"the cluster gave an answer that this version does not know: %w; build the application with the " +
 		"release that the nodes run": surprise,
 	"the branch was left to the cluster":                 unsaid,

@@ -30,12 +30,11 @@ func (o *txConfig) deferring() error {
 	case o.last == "":
 		return nil
 	case o.protocol != txn.TwoPhase:
-		return fmt.Errorf("begin: WithLastResource works in two phases: leave WithProtocol out: %w", txn.ErrInvalid)
+		return txn.Invalidf("begin: WithLastResource works in two phases: leave WithProtocol out")
 	case o.key != "":
-		return fmt.Errorf("begin: RunOnce lets the cluster decide: leave WithLastResource out: %w", txn.ErrInvalid)
+		return txn.Invalidf("begin: RunOnce lets the cluster decide: leave WithLastResource out")
 	case o.class == txn.Recorded:
-		return fmt.Errorf("begin: Recorded lets the cluster decide: leave it or WithLastResource out: %w",
-			txn.ErrInvalid)
+		return txn.Invalidf("begin: Recorded lets the cluster decide: leave it or WithLastResource out")
 	}
 	if _, err := api.ParseLastResource("WithLastResource", o.last); err != nil {
 		return fmt.Errorf("begin: %w", err)

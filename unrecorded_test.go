@@ -232,6 +232,18 @@ func TestALastResourceDecides(t *testing.T) {
 		return id
 	}()
 
+	t.Run("one that this client has never used", func(t *testing.T) {
+		var id concord.ID
+		err := c.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+			id = tx.ID()
+			return errors.Join(must(t, orders, tx).Put(ctx, "unused", 1), must(t, billing, tx).Put(ctx, "unused", 1))
+		}, concord.WithLastResource("stock"))
+		require.EqualError(t, err, "transaction "+id.String()+` was aborted: its last resource "stock" has never been `+
+			"used by this client, so its marker cannot be written: call Tx of that resource in the transaction")
+		require.ErrorIs(t, err, concord.ErrAborted)
+		require.Zero(t, n.disks[0].Sum()+n.disks[1].Sum())
+	})
+
 	t.Run("both commit, and the marker goes with the end", func(t *testing.T) {
 		var id concord.ID
 		require.NoError(t, c.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {

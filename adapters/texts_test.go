@@ -20,6 +20,10 @@ func TestEveryErrorHasARow(t *testing.T) {
 			`lacked something; see "concord resource ls"`: adapters.ErrBehind,
 		"the server accepts no writes and is behind what the log remembers of the database: point the resource at " +
 			"the primary": adapters.ErrCopy,
+		"the cluster was asked for the outcome before the commit, and has aborted it in its last resource: run it " +
+			"again": adapters.ErrSettled,
+		"a session of the last resource has written the marker of the transaction, or may have, and has not ended: " +
+			"the server ends it when it has been idle for too long; try again": adapters.ErrLastHeld,
 		"the branch has ended, as its global transaction was committed or rolled back: begin a new " +
 			"one": adapters.ErrBranchEnded,
 	} {
