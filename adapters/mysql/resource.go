@@ -155,21 +155,23 @@ func OpenWithOptions(name, dsn string, o Options) (*Resource, error) {
 	return NewWithOptions(name, connector, o), nil
 }
 
+var errAnybody = errors.New("the tls in the dsn lets anybody be the server: leave it out, which is tls=true, or say " +
+	"that this is meant with \"tls: insecure\" beside the dsn")
+
 // verified has a server of another machine show who it is, where the data source name leaves that open.
 func verified(cfg *sqldriver.Config, trust security.ServerTrust) error {
 	if cfg.Net == "unix" {
 		return nil
 	}
 	host, _, err := net.SplitHostPort(cfg.Addr)
-	if err != nil {
+	if err != nil || host == "" {
 		return ErrBadDSN
 	}
 	if cfg.TLSConfig == "" && !trust.Verifies(host, cfg.TLS) {
 		cfg.TLS = &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host}
 	}
 	if !trust.Verifies(host, cfg.TLS) || cfg.AllowFallbackToPlaintext && !trust.Verifies(host, nil) {
-		return errors.New("the tls in the dsn lets anybody be the server: leave it out, which is tls=true, or say " +
-			"that this is meant with \"tls: insecure\" beside the dsn")
+		return errAnybody
 	}
 	authorities, err := trust.Authorities()
 	if err != nil {
