@@ -285,7 +285,9 @@ func (p *part) ask(want *txn.Decision) {
 		if r.Err != nil {
 			return
 		}
-		op.answer(r.View.Txn.Decision, w.Now)
+		if r.View.Known || !w.mayBePurged(p.ghost.id) { // else nobody can tell it from an undecided one
+			op.answer(r.View.Txn.Decision, w.Now)
+		}
 		d := r.View.Txn.Decision
 		gone := n.Up && n.Host.(*host).table.LeaseEnded(p.ghost.id.Lease())
 		switch {
