@@ -292,9 +292,12 @@ func (tx *Tx) agents() (agents []txn.Agent) {
 	return agents
 }
 
-func (d *driver) commitOnePhase(b *branch) word {
+func (d *driver) commitOnePhase(b *branch) word { return d.commitAlone(b, b.session.CommitOnePhase) }
+
+// commitAlone commits a branch whose own commit is the decision.
+func (d *driver) commitAlone(b *branch, commit func(context.Context) error) word {
 	ctx, end := d.start(d.ctx, StepCommitOnePhase, b)
-	err := end(b.session.CommitOnePhase(ctx))
+	err := end(commit(ctx))
 	_ = b.over(err)
 	switch {
 	case err == nil:

@@ -10,7 +10,6 @@ import (
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/protocol"
-	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -116,17 +115,10 @@ func (r *resources) opener(name string) adapters.Opener {
 // commitLast commits the last resource. It takes as long as the application waits: if nobody can tell what became of
 // it the cluster is asked.
 func (d *driver) commitLast(b *branch, branches []txn.Branch) word {
-	ctx, end := d.start(d.ctx, StepCommitOnePhase, b)
-	err := end(b.session.(adapters.Last).CommitLast(ctx, txn.LastMarker{Decision: txn.Commit, Label: d.tx.label,
-		Branches: branches}))
-	_ = b.over(err)
-	switch {
-	case err == nil:
-		return word{event: twopc.OnePhaseDone{Outcome: txn.Committed}, from: b}
-	case errors.Is(err, adapters.ErrNotCommitted):
-		return word{event: twopc.OnePhaseDone{Outcome: txn.Aborted, Reason: err.Error()}, from: b, err: err}
-	}
-	return word{event: twopc.OnePhaseDone{Outcome: txn.Unknown, Reason: err.Error()}, from: b, err: err}
+	return d.commitAlone(b, func(ctx context.Context) error {
+		return b.session.(adapters.Last).CommitLast(ctx, txn.LastMarker{Decision: txn.Commit, Label: d.tx.label,
+			Branches: branches})
+	})
 }
 
 // askLast has the cluster settle the transaction at its last resource. The word has no event when the decision will

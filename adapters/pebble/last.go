@@ -35,17 +35,11 @@ func (s *session) CommitLast(ctx context.Context, m txn.LastMarker) error {
 }
 
 func (s *session) commitLast(ctx context.Context, text string) error {
-	leave, err := s.enter()
+	leave, err := s.enterFit(ctx)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	if s.branch.state != active {
-		return adapters.ErrBranchEnded // and how it ended is not said here
-	}
-	if err := s.fit(ctx); err != nil {
-		return fmt.Errorf("%w: %w", adapters.ErrNotCommitted, err)
-	}
 	s.store.settling.Lock()
 	defer s.store.settling.Unlock()
 	j := s.branch.journal

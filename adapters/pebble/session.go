@@ -110,17 +110,11 @@ func (s *session) CommitOnePhase(ctx context.Context) error {
 }
 
 func (s *session) commitOnePhase(ctx context.Context) error {
-	leave, err := s.enter()
+	leave, err := s.enterFit(ctx)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	if s.branch.state != active {
-		return adapters.ErrBranchEnded // and how it ended is not said here
-	}
-	if err := s.fit(ctx); err != nil {
-		return fmt.Errorf("%w: %w", adapters.ErrNotCommitted, err)
-	}
 	if s.branch.journal.Updates == 0 {
 		s.store.end(s.branch)
 		return nil
@@ -129,6 +123,23 @@ func (s *session) commitOnePhase(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", adapters.ErrNotCommitted, s.undone(err))
 	}
 	return nil
+}
+
+// enterFit is enter for an active branch that is to be committed and may be.
+func (s *session) enterFit(ctx context.Context) (leave func(), err error) {
+	if leave, err = s.enter(); err != nil {
+		return nil, err
+	}
+	if s.branch.state != active {
+		err = adapters.ErrBranchEnded // and how it ended is not said here
+	} else if err = s.fit(ctx); err != nil {
+		err = fmt.Errorf("%w: %w", adapters.ErrNotCommitted, err)
+	}
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	return leave, nil
 }
 
 // fit tells whether an active branch may end well, and rolls it back if it may not.

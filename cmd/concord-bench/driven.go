@@ -342,7 +342,7 @@ func (b *drivenBench) result(ctx context.Context) (*drivenResult, error) {
 		SumExpected: 2 * benchAccounts * bank.FirstBalance}
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
-	for r.Sum != r.SumExpected { // what is decided may not be finished yet
+	for { // what is decided may not be finished yet
 		r.Sum = 0
 		for _, k := range b.banks {
 			sum, err := k.Sum(ctx)
