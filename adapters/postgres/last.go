@@ -104,29 +104,18 @@ var errReadOnlyServer = errors.New("this server accepts no writes, so nothing ca
 // CommitLast implements adapters.Last.
 func (s *session) CommitLast(ctx context.Context, m txn.LastMarker) error {
 	operation := "commit " + s.x.String() + " as the last resource"
-	if !s.leave(working, ended) {
-		return fmt.Errorf("postgres %q: %s: %w", s.r.name, operation, adapters.ErrBranchEnded)
+	if err := s.takeToCommit(ctx, operation); err != nil {
+		return err
 	}
-	err := s.seize(ctx)
-	if err == nil {
-		err = s.unfit()
-	}
-	if err == nil {
-		_, err = s.open(ctx) // it may have done nothing
-	}
-	if err != nil {
-		return fmt.Errorf("postgres %q: %s: %w", s.r.name, operation, s.notCommitted(ctx, err))
+	if _, err := s.open(ctx); err != nil { // it may have done nothing
+		return s.failedTo(ctx, operation, err)
 	}
 	end, err := prepareBranch(ctx, s.conn.Conn().PgConn(), s.lastQuestion(m), "commit")
 	switch {
-	case err == nil && end.tag == "COMMIT":
-		s.giveBack(true)
-		return nil
 	case err == nil:
-		err = because(fmt.Sprintf("PostgreSQL answered %q", end.tag), s.failure)
-		return fmt.Errorf("postgres %q: %s: %w", s.r.name, operation, s.notCommitted(ctx, err))
+		return s.answered(ctx, operation, end)
 	case end.early && sqlState(err) == codeDuplicate:
-		return fmt.Errorf("postgres %q: %s: %w", s.r.name, operation, s.notCommitted(ctx, adapters.ErrSettled))
+		return s.failedTo(ctx, operation, adapters.ErrSettled)
 	case end.early, refused(err), pgconn.SafeToRetry(err):
 		if end.early {
 			err = s.r.decisionsDoubted(err)

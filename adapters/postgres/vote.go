@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/concordtx/concord/adapters"
@@ -163,4 +164,87 @@ func (s *session) voteNo(ctx context.Context, cause error) (txn.Vote, txn.Branch
 			cause, err)
 	}
 	return txn.VoteNo, branch, cause
+}
+
+// CommitOnePhase implements adapters.Session.
+func (s *session) CommitOnePhase(ctx context.Context) error {
+	operation := "commit " + s.x.String() + " in one phase"
+	if err := s.takeToCommit(ctx, operation); err != nil {
+		return err
+	}
+	if s.opened() == nil {
+		s.giveBack(false)
+		return nil
+	}
+	end, err := commitBranch(ctx, s.conn.Conn().PgConn(), s.server.mark)
+	switch {
+	case err == nil:
+		return s.answered(ctx, operation, end)
+	case refused(err) || end.early || pgconn.SafeToRetry(err): // failed, not reached, or never sent
+		return s.r.explain(committing, operation, s.notCommitted(ctx, s.replaced(err, end.early)))
+	}
+	return s.resolve(ctx, operation, end, err)
+}
+
+// takeToCommit takes the branch, which its session is to commit by itself. The error says what became of it.
+func (s *session) takeToCommit(ctx context.Context, operation string) error {
+	if !s.leave(working, ended) {
+		return fmt.Errorf("postgres %q: %s: %w", s.r.name, operation, adapters.ErrBranchEnded)
+	}
+	err := s.seize(ctx)
+	if err == nil {
+		err = s.unfit()
+	}
+	if err != nil {
+		return s.failedTo(ctx, operation, err)
+	}
+	return nil
+}
+
+// answered says what the answer to a COMMIT means.
+func (s *session) answered(ctx context.Context, operation string, end ending) error {
+	if end.tag == "COMMIT" {
+		s.giveBack(true)
+		return nil
+	}
+	return s.failedTo(ctx, operation, because(fmt.Sprintf("PostgreSQL answered %q", end.tag), s.failure))
+}
+
+// failedTo rolls back a branch that was not committed.
+func (s *session) failedTo(ctx context.Context, operation string, cause error) error {
+	return fmt.Errorf("postgres %q: %s: %w", s.r.name, operation, s.notCommitted(ctx, cause))
+}
+
+// notCommitted rolls back a branch that concord did not commit, and says so unless the
+// application itself may have.
+func (s *session) notCommitted(ctx context.Context, cause error) error {
+	err := s.undo(ctx)
+	if errors.Is(err, adapters.ErrTorn) {
+		return chain(cause, err)
+	}
+	return chain(adapters.ErrNotCommitted, cause, err)
+}
+
+// resolve finds out what became of a COMMIT whose answer was lost.
+func (s *session) resolve(ctx context.Context, operation string, end ending, cause error) error {
+	if err := s.undo(ctx); err != nil || end.number == "" {
+		_ = s.settle(kept, nil)
+		return s.r.explain(committing, operation, chain(errInDoubt, cause, err))
+	}
+	ctx, cancel := grace(ctx)
+	defer cancel()
+	what := unproven
+	err := s.r.with(ctx, func(conn *pgx.Conn) (err error) {
+		what, err = statusOf(ctx, conn, evidence{number: end.number, system: s.server.system,
+			timeline: s.server.timeline})
+		return err
+	})
+	switch what {
+	case committed:
+		return s.settle(kept, nil)
+	case aborted:
+		return s.r.explain(committing, operation, chain(adapters.ErrNotCommitted, cause))
+	}
+	_ = s.settle(kept, nil)
+	return s.r.explain(committing, operation, chain(errInDoubt, cause, err))
 }
