@@ -376,6 +376,26 @@ func TestRetriesLeaveRoomForFirstAttempts(t *testing.T) {
 	require.Len(t, turns, len(ids))
 }
 
+// However many old decisions wait for room, a new one is the next to be carried out.
+func TestNewDecisionsAreCarriedOutBeforeOldOnes(t *testing.T) {
+	l := newLone(t, "orders")
+	for range 2 * MaxTasks {
+		l.commit(l.newID(), txn.Branch{Resource: "orders"})
+	}
+	l.tick(2 * time.Second)
+	old := l.take()
+	require.Len(t, old, MaxTasks)
+	id := l.newID()
+	l.commit(id, txn.Branch{Resource: "orders"})
+	l.tick(2 * time.Second)
+	require.Empty(t, l.take(), "there is no room")
+	l.step(Finished{XID: old[0].XID, Finish: txn.Done, By: txn.FromCluster})
+	l.tick(sweepInterval)
+	next := l.take()
+	require.Len(t, next, 1)
+	require.Equal(t, id, next[0].XID.ID)
+}
+
 func TestBackoffEndsWhenTheDatabaseReturns(t *testing.T) {
 	for name, away := range map[string]func(l *lone, gone bool){
 		"as a scan finds": func(l *lone, gone bool) {
