@@ -97,6 +97,9 @@ func (h *handlers) recover(ctx context.Context, id txn.ID, apply bool, out *reco
 		if p.Unlisted != nil {
 			m.Warnings = append(m.Warnings, p.Unlisted.Error())
 		}
+		if p.Pending != "" {
+			m.Pending = append(m.Pending, p.Pending)
+		}
 		for _, a := range p.Actions {
 			switch {
 			case a.Result == "" && a.Err == nil:

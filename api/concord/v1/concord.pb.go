@@ -3625,11 +3625,13 @@ type RecoverResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As they are planned and, with apply, once more when they were carried out.
 	Actions []*RecoverAction `protobuf:"bytes,1,rep,name=actions,proto3" json:"actions,omitempty"`
-	// Resources that could not be listed, within three seconds, so the plan lacks their branches.
+	// Resources that could not be listed, within three seconds unless apply is set, so the plan lacks their branches.
 	Warnings []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	Zxid     string   `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
 	// Of one transaction without decision: whether every branch is there, in words.
-	Whole         string `protobuf:"bytes,4,opt,name=whole,proto3" json:"whole,omitempty"`
+	Whole string `protobuf:"bytes,4,opt,name=whole,proto3" json:"whole,omitempty"`
+	// With apply: resources that have not been listed within three seconds. Their branches come later, or a warning.
+	Pending       []string `protobuf:"bytes,5,rep,name=pending,proto3" json:"pending,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3690,6 +3692,13 @@ func (x *RecoverResponse) GetWhole() string {
 		return x.Whole
 	}
 	return ""
+}
+
+func (x *RecoverResponse) GetPending() []string {
+	if x != nil {
+		return x.Pending
+	}
+	return nil
 }
 
 type RecoverAction struct {
@@ -5625,12 +5634,13 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03gid\x18\x02 \x01(\tR\x03gid\x12\x12\n" +
 	"\x04seen\x18\x03 \x01(\tR\x04seen\x12\x10\n" +
 	"\x03who\x18\x04 \x01(\tR\x03who\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"\x8c\x01\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\xa6\x01\n" +
 	"\x0fRecoverResponse\x123\n" +
 	"\aactions\x18\x01 \x03(\v2\x19.concord.v1.RecoverActionR\aactions\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\x12\x12\n" +
 	"\x04zxid\x18\x03 \x01(\tR\x04zxid\x12\x14\n" +
-	"\x05whole\x18\x04 \x01(\tR\x05whole\"\xc6\x01\n" +
+	"\x05whole\x18\x04 \x01(\tR\x05whole\x12\x18\n" +
+	"\apending\x18\x05 \x03(\tR\apending\"\xc6\x01\n" +
 	"\rRecoverAction\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x0e\n" +
 	"\x02no\x18\x02 \x01(\rR\x02no\x12\x1a\n" +
