@@ -482,6 +482,25 @@ func TestAListedBranchThatFailsIsTriedLessOftenAndSaysWhy(t *testing.T) {
 		"an undecided one says why it cannot be asked for")
 }
 
+// A branch that was finished while a scan was under way may still be in its answer. It is not looked for: its evidence
+// is gone with its transaction, so that nothing would be found but a loss.
+func TestAListingThatIsOlderThanTheEndOfABranchHandsOutNothing(t *testing.T) {
+	l := newLone(t, "orders")
+	l.tick(6 * time.Second) // a scan is due
+	id := l.newID()
+	l.commit(id, txn.Branch{Resource: "orders"})
+	l.step(Finished{XID: l.xid(id, 0), Finish: txn.Done, By: txn.FromClient})
+	l.tick(time.Second)
+	require.True(t, l.get(id).Ended)
+	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(id, 0))}})
+	l.tick(sweepInterval)
+	require.Empty(t, l.take())
+	l.tick(6 * time.Second) // what the next one shows has come back
+	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(id, 0))}})
+	l.tick(sweepInterval)
+	require.Len(t, l.take(), 1)
+}
+
 func settle(id txn.ID, no txn.BranchNo) func(request uint64) replica.Event {
 	return func(request uint64) replica.Event {
 		return SettleAsked{Request: request, ID: id, Branch: no, Who: "ann", Why: "poison"}
