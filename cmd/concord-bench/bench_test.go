@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"os/exec"
@@ -40,7 +41,47 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if os.Getenv(abandonEnv) != "" {
+		abandon()
+		return
+	}
 	os.Exit(run(m))
+}
+
+// abandonEnv has this program start a process as a node is started, say which, and wait to be killed.
+const abandonEnv = "CONCORD_BENCH_ABANDON"
+
+func abandon() {
+	p, err := startProcess(exec.Command("sleep", "600"), os.DevNull)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println(p.cmd.Process.Pid)
+	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+func TestNodesDieWithTheProgramThatStartedThem(t *testing.T) {
+	self, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), abandonEnv+"=1")
+	_, err = cmd.StdinPipe() // stays open for as long as this process lives
+	require.NoError(t, err)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	var pid int
+	_, err = fmt.Fscan(out, &pid)
+	require.NoError(t, err)
+	running := func() bool { // one that nobody has waited for yet has no command line
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		return err == nil && strings.HasPrefix(string(line), "sleep")
+	}
+	require.True(t, running())
+	require.NoError(t, cmd.Process.Kill())
+	require.Error(t, cmd.Wait())
+	require.Eventually(t, func() bool { return !running() }, 30*time.Second, 10*time.Millisecond)
 }
 
 func run(m *testing.M) int {

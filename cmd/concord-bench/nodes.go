@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -201,11 +202,35 @@ func startProcess(cmd *exec.Cmd, logFile string) (*nodeProcess, error) {
 		return nil, err
 	}
 	p := &nodeProcess{cmd: cmd, ended: make(chan struct{})}
+	dismiss, err := watchOver(cmd.Process.Pid)
 	go func() {
 		_ = cmd.Wait() // how it ended is in its log, and does not matter once it is stopped
+		dismiss()
 		close(p.ended)
 	}()
+	if err != nil {
+		return nil, errors.Join(err, p.end(syscall.SIGKILL))
+	}
 	return p, nil
+}
+
+// watchOver kills a process when this one has died without having done so: a small shell reads from a pipe that only
+// this process writes to. (Linux's parent-death signal comes when the thread ends that has started the process, and
+// Go's threads do.)
+func watchOver(pid int) (dismiss func(), err error) {
+	watch := exec.Command("/bin/sh", "-c", `read -r line || kill -s KILL "$1"`, "concord-bench-watch", fmt.Sprint(pid))
+	watch.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	pipe, err := watch.StdinPipe()
+	if err == nil {
+		err = watch.Start()
+	}
+	if err != nil {
+		return func() {}, err
+	}
+	return func() {
+		_, _ = io.WriteString(pipe, "ended\n") // who is gone needs no word
+		_ = watch.Wait()
+	}, nil
 }
 
 // end sends a signal and returns when the process is gone.
