@@ -223,7 +223,7 @@ var messages = []message{
 		}), says: `there is no resource "stock": see "concord resource ls"`},
 
 	{name: "open at a level that nobody knows", meet: opening(func(_ *testing.T, c *Config) { c.FeatureLevel = 99 }),
-		says: `"feature_level" is 99, but this release knows only up to 8: lower it, or run the release that the ` +
+		says: `"feature_level" is 99, but this release knows only up to 9: lower it, or run the release that the ` +
 			`other nodes run`},
 	{name: "open as nobody", meet: opening(func(_ *testing.T, c *Config) { c.Node = 2 }),
 		says: `node 2 is not one of the members: add it to "members", or correct "node"`},
@@ -254,8 +254,8 @@ var messages = []message{
 	{name: "open below the level that the cluster is at", is: ErrNewerStore, meet: func(*testing.T) error {
 		_, err := decodeLevel(encodeLevel(txn.Newest + 1))
 		return err
-	}, says: "the store belongs to a later release of concord: the cluster is at feature level 9, this program " +
-		"knows only up to 8: run the release that the other nodes run"},
+	}, says: "the store belongs to a later release of concord: the cluster is at feature level 10, this program " +
+		"knows only up to 9: run the release that the other nodes run"},
 	{name: "a store with meta data of another version", is: txn.ErrBadTxn, meet: func(*testing.T) error {
 		return decodeMeta(nil, &txn.Meta{})
 	}, says: "meta data of the table: the store holds what this version of concord does not write: run the version " +
@@ -295,7 +295,7 @@ var messages = []message{
 		return opening(func(_ *testing.T, config *Config) {
 			config.Members, config.DataDir, config.FeatureLevel = c.members, c.dir+"/1", txn.LevelBase
 		})(t)
-	}, says: "the store belongs to a later release of concord: the cluster is at feature level 8, and " +
+	}, says: "the store belongs to a later release of concord: the cluster is at feature level 9, and " +
 		"\"feature_level\" holds this node at 1: remove that key; " +
 		"what was switched on cannot be switched off"},
 }

@@ -490,6 +490,28 @@ func TestTheLogKnowsWhoItWas(t *testing.T) {
 	require.Equal(t, "otto", n.who)
 	require.Equal(t, "otto", n.acts[0].Subject)
 	require.Equal(t, "ann", n.acts[0].Who)
+
+	// From where, too: what a node says of whom it speaks for is believed, and of nobody else.
+	forgets := func(as, caller string) txn.Caller {
+		t.Helper()
+		ctx, info := connect.NewClientContext(t.Context())
+		info.RequestHeader().Set(api.CallerAddressHeader, "192.0.2.7:4711")
+		info.RequestHeader().Set(api.HandedOnHeader, "2")
+		transport := c.as(as).Transport
+		if caller != "" {
+			transport = speaking{transport, caller}
+		}
+		_, err := concordv1connect.NewCoordinatorServiceClient(&http.Client{Transport: transport}, "https://"+c.addr).
+			Forget(ctx, &concordv1.ForgetRequest{Gid: gid(), Reason: "why"})
+		require.NoError(t, err)
+		return n.acts[len(n.acts)-1].From
+	}
+	require.Equal(t, txn.Caller{Roles: "operator", Addr: "192.0.2.7:4711", Node: 2},
+		forgets("2", "concord://shop/client/otto"))
+	own := forgets("otto", "")
+	require.True(t, strings.HasPrefix(own.Addr, "127.0.0.1:"), own.Addr)
+	own.Addr = ""
+	require.Equal(t, txn.Caller{Roles: "operator", Node: uint64(n.Status().Node)}, own)
 }
 
 // looking are the calls of operators that change nothing; Retry only hurries what would be done anyway.

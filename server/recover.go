@@ -43,7 +43,7 @@ func (h *handlers) Recover(ctx context.Context, r *concordv1.RecoverRequest,
 			return err
 		}
 	}
-	act, err := actOf(ctx, txn.ActRecover, r)
+	act, err := h.actOf(ctx, txn.ActRecover, r)
 	if err == nil {
 		err = h.reach(ctx, r.GetSeen())
 	}

@@ -1997,7 +1997,12 @@ type Act struct {
 	// done).
 	Outcome string `protobuf:"bytes,11,opt,name=outcome,proto3" json:"outcome,omitempty"`
 	// Why it was refused, or what came of it.
-	Says          string `protobuf:"bytes,12,opt,name=says,proto3" json:"says,omitempty"`
+	Says string `protobuf:"bytes,12,opt,name=says,proto3" json:"says,omitempty"`
+	// From where it was called, from feature level 9 on: the roles that the caller had, empty where nobody is asked who
+	// he is; his address; and the node that he called.
+	Roles         string `protobuf:"bytes,13,opt,name=roles,proto3" json:"roles,omitempty"`
+	Address       string `protobuf:"bytes,14,opt,name=address,proto3" json:"address,omitempty"`
+	Called        uint64 `protobuf:"varint,15,opt,name=called,proto3" json:"called,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2114,6 +2119,27 @@ func (x *Act) GetSays() string {
 		return x.Says
 	}
 	return ""
+}
+
+func (x *Act) GetRoles() string {
+	if x != nil {
+		return x.Roles
+	}
+	return ""
+}
+
+func (x *Act) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Act) GetCalled() uint64 {
+	if x != nil {
+		return x.Called
+	}
+	return 0
 }
 
 type AuditRequest struct {
@@ -5511,7 +5537,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x06Forget\x12\x10\n" +
 	"\x03who\x18\x01 \x01(\tR\x03who\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\x12\x17\n" +
-	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\"\xa4\x02\n" +
+	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\"\xec\x02\n" +
 	"\x03Act\x12\x0e\n" +
 	"\x02no\x18\x01 \x01(\x04R\x02no\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x18\n" +
@@ -5525,7 +5551,10 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04node\x18\n" +
 	" \x01(\x04R\x04node\x12\x18\n" +
 	"\aoutcome\x18\v \x01(\tR\aoutcome\x12\x12\n" +
-	"\x04says\x18\f \x01(\tR\x04saysB\t\n" +
+	"\x04says\x18\f \x01(\tR\x04says\x12\x14\n" +
+	"\x05roles\x18\r \x01(\tR\x05roles\x12\x18\n" +
+	"\aaddress\x18\x0e \x01(\tR\aaddress\x12\x16\n" +
+	"\x06called\x18\x0f \x01(\x04R\x06calledB\t\n" +
 	"\a_branch\"\x8f\x01\n" +
 	"\fAuditRequest\x12\x19\n" +
 	"\bsince_ms\x18\x01 \x01(\x03R\asinceMs\x12\x10\n" +
