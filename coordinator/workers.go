@@ -72,6 +72,9 @@ type worker struct {
 	alive   atomic.Int64  // calls that the resource has answered well
 	// remembered is what the log remembers of the database.
 	remembered atomic.Pointer[remembered]
+	// others are the other members; through is the one that lists the resource while this node does not reach it.
+	others  func() []other
+	through atomic.Pointer[other]
 
 	mu     sync.Mutex
 	health commit.Health
@@ -156,6 +159,7 @@ func (w *worker) finishTasks(ctx context.Context, retries chan commit.Task) {
 // finishWaiting finishes a branch and what waits behind it, together if the resource can do that.
 func (w *worker) finishWaiting(ctx context.Context, t commit.Task) {
 	together, able := w.resource.(adapters.Batching)
+	able = able && w.byOther() == nil
 	all := []commit.Task{t}
 	for more := able; more && len(all) < atOnce; {
 		select {
@@ -204,6 +208,9 @@ func (w *worker) finish(ctx context.Context, t commit.Task) replica.Event {
 	finish := w.resource.Commit
 	if t.Decision == txn.Abort {
 		finish = w.resource.Rollback
+	}
+	if o := w.byOther(); o != nil {
+		finish = o.finish
 	}
 	var f txn.Finish
 	err := w.carryOut(ctx, func() (err error) {
@@ -303,7 +310,17 @@ func (w *worker) scan(ctx context.Context) {
 	}
 }
 
+// list lists what the resource holds: through another member if this node does not reach it.
 func (w *worker) list(ctx context.Context) ([]adapters.Prepared, error) {
+	if h := w.state(); h.Asked && !h.OK {
+		if listing, ok := w.listByOther(ctx); ok {
+			return listing, nil
+		}
+	}
+	return w.listHere(ctx)
+}
+
+func (w *worker) listHere(ctx context.Context) ([]adapters.Prepared, error) {
 	ctx, cancel := w.bounded(ctx, listTimeout)
 	defer cancel()
 	listing, err := w.resource.Recover(ctx)

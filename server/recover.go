@@ -118,6 +118,41 @@ func (h *handlers) recover(ctx context.Context, id txn.ID, apply bool, out *reco
 	return fmt.Sprintf("%d of %d prepared branches finished", finished, planned), err
 }
 
+func (h *handlers) ListThrough(ctx context.Context,
+	r *concordv1.ListThroughRequest) (*concordv1.ListThroughResponse, error) {
+	err := errors.Join(sameCluster(h.node.Status(), r.GetCluster()),
+		api.ParseText("resource", r.GetResource(), txn.MaxResourceName))
+	if err != nil {
+		return nil, err
+	}
+	listing, err := h.node.ListThrough(ctx, r.GetResource())
+	m := &concordv1.ListThroughResponse{}
+	for _, p := range listing {
+		b := &concordv1.PreparedBranch{Xid: p.XID.String(), Owner: p.Owner, Last: uint32(p.Last)}
+		if !p.Since.IsZero() {
+			b.PreparedMs = p.Since.UnixMilli()
+		}
+		m.Branches = append(m.Branches, b)
+	}
+	return m, err
+}
+
+func (h *handlers) FinishThrough(ctx context.Context,
+	r *concordv1.FinishThroughRequest) (*concordv1.FinishThroughResponse, error) {
+	cluster, err := api.ParseCluster("cluster", r.GetCluster())
+	if err == nil {
+		err = sameCluster(h.node.Status(), r.GetCluster())
+	}
+	id, badID := api.ParseID("gid", r.GetGid())
+	no, badNo := api.ParseBranchNo("no", r.GetNo())
+	err = errors.Join(err, badID, badNo, api.ParseText("resource", r.GetResource(), txn.MaxResourceName))
+	if err != nil {
+		return nil, err
+	}
+	f, err := h.node.FinishThrough(ctx, txn.XID{Cluster: cluster, ID: id, Branch: no}, r.GetResource())
+	return &concordv1.FinishThroughResponse{Finish: f.String()}, err
+}
+
 func actionMessage(a coordinator.ActionResult) *concordv1.RecoverAction {
 	m := &concordv1.RecoverAction{Gid: a.XID.ID.String(), No: uint32(a.XID.Branch), Resource: a.Branch.Resource,
 		Action: a.Kind.String(), Why: a.Why, Result: a.Result}
