@@ -171,11 +171,11 @@ func (o *other) finish(ctx context.Context, x txn.XID, _ txn.Branch) (txn.Finish
 func (n *Node) workerOf(resource string) (*worker, error) {
 	w := n.workers[resource]
 	if w == nil {
-		return nil, txn.NotFoundf("resource %q is not in this node's configuration: add it to \"resources\"", resource)
+		return nil, commit.NoResource(resource)
 	}
-	if h := w.state(); !h.OK {
-		return nil, txn.Unavailablef("this node does not reach resource %s either (%s): run \"concord resource check %s\"",
-			resource, h.Err, resource)
+	if !w.state().OK {
+		return nil, txn.Unavailablef("this node does not reach resource %s either: run \"concord resource check %s\"",
+			resource, resource)
 	}
 	return w, nil
 }

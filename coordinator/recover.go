@@ -88,7 +88,7 @@ func (n *Node) Recover(ctx context.Context, id txn.ID, apply bool, each func(Pro
 	return g.Wait()
 }
 
-var errPatience = fmt.Errorf("no answer within %v", recoverPatience)
+var errPatience = fmt.Errorf("no answer within %v", recoverPatience) // followed by what the database said
 
 // listSoon lists what a resource holds. If that takes long it asks whether to go on.
 func (w *worker) listSoon(ctx context.Context, late func() error) ([]adapters.Prepared, error) {

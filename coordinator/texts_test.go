@@ -216,6 +216,12 @@ var messages = []message{
 			_, err := n.Retry(ctx, id, nil)
 			return err
 		}), says: `nothing of GID waits to be tried by the cluster: see "concord tx get GID" for what it waits for`},
+	{name: "finish a branch through a node that does not reach its resource", is: txn.ErrUnavailable,
+		meet: one(func(ctx context.Context, c *testCluster, n *Node) error {
+			_, err := n.FinishThrough(ctx, txn.XID{ID: txn.NewID(time.Now())}, "orders")
+			return err
+		}, outage{memory.New("orders", memory.NewDisk()), refusing()}),
+		says: `this node does not reach resource orders either: run "concord resource check orders"`},
 	{name: "check a resource that is not there", is: txn.ErrNotFound,
 		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
 			_, err := n.Check(ctx, "stock")
@@ -338,6 +344,13 @@ func TestWhatErrorsSay(t *testing.T) {
 	}
 }
 
+// refusing is the state of a database that nobody reaches.
+func refusing() *atomic.Int32 {
+	state := &atomic.Int32{}
+	state.Store(refuses)
+	return state
+}
+
 // unmet are texts that only a race of some kind shows, and why there is no row for them.
 var unmet = []string{
 	"%s could not be asked about %v (%v);", // a database that goes away between its listing and the next question
@@ -389,7 +402,7 @@ var withoutRow = map[string]string{
 	"the workers are busy":                                 "a former leadership has left the queue full",
 	"acts of people: %w":                                   breaks,
 	"act %d under the key %x: %w":                          ofAPeer,
-	"no answer within %v: %w":                              fallsSilent,
+	"no answer within %v":                                  fallsSilent,
 	"the database did not answer":                          fallsSilent,
 	"%w within %v (%s): run \"concord resource check %s\"": fallsSilent,
 	"not tried, because the database did not answer for another branch: run \"concord resource check\", and " +

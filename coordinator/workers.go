@@ -88,7 +88,8 @@ type worker struct {
 func newWorker(r adapters.Resource, log *slog.Logger, post func(context.Context, replica.Event),
 	probed func(context.Context)) *worker {
 	w := &worker{resource: r, log: log.With("resource", r.Name()), post: post, probed: probed,
-		tasks: make(chan commit.Task, commit.MaxTasks), alone: make(chan commit.Task, commit.MaxTasks), retries: make(chan commit.Task, commit.MaxRetries),
+		tasks: make(chan commit.Task, commit.MaxTasks), alone: make(chan commit.Task, commit.MaxTasks),
+		retries: make(chan commit.Task, commit.MaxRetries),
 		settles: make(chan commit.LastTask, commit.MaxSettles),
 		scans:   make(chan struct{}, 1),
 		forgets: make(chan commit.Spent, 16), kept: make(chan txn.XID, 1), waits: make(chan uint64, 1),

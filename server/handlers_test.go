@@ -232,7 +232,8 @@ func TestABranchIsFinishedThroughANodeThatDoesNotLead(t *testing.T) {
 	n := newFake()
 	n.follows(1, "127.0.0.1:1")
 	c := serve(t, n, nil).stub(t)
-	_, err := c.ListThrough(t.Context(), &concordv1.ListThroughRequest{Cluster: fakeCluster.String(), Resource: "orders"})
+	_, err := c.ListThrough(t.Context(), &concordv1.ListThroughRequest{Cluster: fakeCluster.String(),
+		Resource: "orders"})
 	require.NoError(t, err)
 	asked := &concordv1.FinishThroughRequest{Cluster: fakeCluster.String(), Gid: gid(), Resource: "orders"}
 	res, err := c.FinishThrough(t.Context(), asked)

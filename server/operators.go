@@ -205,7 +205,8 @@ type signed interface {
 
 // parseAct reads who acts and why, for the audit, and returns who that is for other records, where both are kept as
 // well: by the certificate or the token, and by his own word.
-func (h *handlers) parseAct(ctx context.Context, kind txn.ActKind, r signed) (act txn.ActRecord, who string, err error) {
+func (h *handlers) parseAct(ctx context.Context, kind txn.ActKind, r signed) (act txn.ActRecord, who string,
+	err error) {
 	if r.GetReason() == "" {
 		return act, "", txn.Invalidf("reason: say why, it is kept with the transaction")
 	}

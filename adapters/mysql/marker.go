@@ -191,7 +191,7 @@ func (r *Resource) markers(ctx context.Context, c *sql.Conn, s server, xs []txn.
 			return nil, nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read the markers: %w", err)
+			return nil, fmt.Errorf("read the marker: %w", err)
 		}
 		for _, row := range rows {
 			key := markerKey(row[:3])

@@ -242,9 +242,9 @@ func TestStrangeRowsAreNoEvidence(t *testing.T) {
 // Before the first branch has left evidence there is no table, and so no row to be raised.
 func TestARowIsNotRaisedWhereThereIsNoTable(t *testing.T) {
 	b := newBank(t)
-	_, err := b.admin.Exec(b.ctx, "create database bare")
+	_, err := b.admin.Exec(b.ctx, "create database tableless")
 	require.NoError(t, err)
-	r, err := Open(b.ctx, "bank", b.db.DSN("bare"))
+	r, err := Open(b.ctx, "bank", b.db.DSN("tableless"))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, r.Close()) })
 	now, err := r.Raise(b.ctx, 7, txn.HighWater{At: zab.Zxid{Epoch: 1, Counter: 5}}, nil)

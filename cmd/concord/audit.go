@@ -150,7 +150,8 @@ func (c *cli) printAudit(r *concordv1.AuditResponse) error {
 		rows = append(rows, []string{fmt.Sprint(a.No), a.Time.Format(time.RFC3339), terminal.OrDash(a.by()),
 			terminal.OrDash(a.from()), a.Command, terminal.OrDash(a.about()), terminal.OrDash(a.Reason), a.ended()})
 	}
-	err := terminal.PrintTable(c.out, []string{"NO", "TIME", "WHO", "FROM", "COMMAND", "ABOUT", "REASON", "OUTCOME"}, rows)
+	err := terminal.PrintTable(c.out,
+		[]string{"NO", "TIME", "WHO", "FROM", "COMMAND", "ABOUT", "REASON", "OUTCOME"}, rows)
 	if err == nil && list.Next != 0 {
 		fmt.Fprintf(c.err, "there are more: go on with --before %d, or narrow the list with --since, --who or --gid\n",
 			list.Next)

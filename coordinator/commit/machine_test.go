@@ -376,26 +376,6 @@ func TestRetriesLeaveRoomForFirstAttempts(t *testing.T) {
 	require.Len(t, turns, len(ids))
 }
 
-// However many old decisions wait for room, a new one is the next to be carried out.
-func TestNewDecisionsAreCarriedOutBeforeOldOnes(t *testing.T) {
-	l := newLone(t, "orders")
-	for range 2 * MaxTasks {
-		l.commit(l.newID(), txn.Branch{Resource: "orders"})
-	}
-	l.tick(2 * time.Second)
-	old := l.take()
-	require.Len(t, old, MaxTasks)
-	id := l.newID()
-	l.commit(id, txn.Branch{Resource: "orders"})
-	l.tick(2 * time.Second)
-	require.Empty(t, l.take(), "there is no room")
-	l.step(Finished{XID: old[0].XID, Finish: txn.Done, By: txn.FromCluster})
-	l.tick(sweepInterval)
-	next := l.take()
-	require.Len(t, next, 1)
-	require.Equal(t, id, next[0].XID.ID)
-}
-
 func TestBackoffEndsWhenTheDatabaseReturns(t *testing.T) {
 	for name, away := range map[string]func(l *lone, gone bool){
 		"as a scan finds": func(l *lone, gone bool) {
@@ -480,25 +460,6 @@ func TestAListedBranchThatFailsIsTriedLessOftenAndSaysWhy(t *testing.T) {
 	r = l.ask(func(request uint64) replica.Event { return ViewAsked{Request: request, ID: id} })
 	require.Equal(t, "connection refused", r.View.InDoubt[l.xid(id, 0)].Err,
 		"an undecided one says why it cannot be asked for")
-}
-
-// A branch that was finished while a scan was under way may still be in its answer. It is not looked for: its evidence
-// is gone with its transaction, so that nothing would be found but a loss.
-func TestAListingThatIsOlderThanTheEndOfABranchHandsOutNothing(t *testing.T) {
-	l := newLone(t, "orders")
-	l.tick(6 * time.Second) // a scan is due
-	id := l.newID()
-	l.commit(id, txn.Branch{Resource: "orders"})
-	l.step(Finished{XID: l.xid(id, 0), Finish: txn.Done, By: txn.FromClient})
-	l.tick(time.Second)
-	require.True(t, l.get(id).Ended)
-	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(id, 0))}})
-	l.tick(sweepInterval)
-	require.Empty(t, l.take())
-	l.tick(6 * time.Second) // what the next one shows has come back
-	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(id, 0))}})
-	l.tick(sweepInterval)
-	require.Len(t, l.take(), 1)
 }
 
 func settle(id txn.ID, no txn.BranchNo) func(request uint64) replica.Event {
