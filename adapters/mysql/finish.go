@@ -396,7 +396,11 @@ func (w *wave) fence(ctx context.Context, some []int) ([]int, error) {
 	now := time.Now()
 	for _, i := range some {
 		f := w.branches[i]
-		if f.mustFence(true) && f.holder.of(w.server) && now.Sub(w.r.gone.knownSince(f.holder)) < detachTime {
+		if !f.mustFence(true) || !f.holder.of(w.server) {
+			continue
+		}
+		// One that was forgotten by now may have gone this moment.
+		if since := w.r.gone.knownSince(f.holder); since.IsZero() || now.Sub(since) < detachTime {
 			return some, f.pause(ctx, now)
 		}
 	}
