@@ -96,16 +96,31 @@ func (p *Process) End(s syscall.Signal, limit time.Duration) (err error) {
 	return errors.Join(err, p.Await(limit))
 }
 
-// Await waits for the end of the process, and kills it if that takes longer than limit, which is an error.
+// grace is how long a process that is told to quit may take to say what it was doing.
+const grace = 5 * time.Second
+
+// Await waits for the end of the process, and kills it if that takes longer than limit, which is an error. It is told to
+// quit first: a program in Go says then what each of its goroutines was doing.
 func (p *Process) Await(limit time.Duration) (err error) {
-	select {
-	case <-p.done:
-	case <-time.After(limit):
-		err = errors.Join(fmt.Errorf("%v did not end within %v", p.cmd.Args, limit), p.Signal(syscall.SIGKILL))
-		<-p.done
+	if !p.within(limit) {
+		err = errors.Join(fmt.Errorf("%v did not end within %v", p.cmd.Args, limit), p.Signal(syscall.SIGQUIT))
+		if !p.within(grace) {
+			err = errors.Join(err, p.Signal(syscall.SIGKILL))
+			<-p.done
+		}
 	}
 	p.watch.dismiss()
 	return err
+}
+
+// within waits for the end of the process, and reports whether it came in time.
+func (p *Process) within(limit time.Duration) bool {
+	select {
+	case <-p.done:
+		return true
+	case <-time.After(limit):
+		return false
+	}
 }
 
 // Stopped reports whether every thread of the process has stopped. Until then one may still answer, after the signal
