@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"time"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
@@ -24,6 +25,9 @@ const (
 func (c *Client) ask(ctx context.Context, w *concordv1.NumberedWork) (*concordv1.NumberedResult, error) {
 	if proto.Size(w) > maxShared {
 		return c.call(ctx, w)
+	}
+	if by, ok := ctx.Deadline(); ok { // so that requests that nobody waits for leave room for others
+		w.TimeoutMs = max(1, time.Until(by).Milliseconds())
 	}
 	return c.line.Ask(ctx, w)
 }
@@ -85,7 +89,7 @@ func (p pipe) Send(batch []api.Numbered[*concordv1.NumberedWork]) error {
 		for len(m.Work) < len(batch) && size < maxMessage {
 			w := batch[len(m.Work)]
 			size += proto.Size(w.Of)
-			m.Work = append(m.Work, &concordv1.NumberedWork{Number: w.Number, Call: w.Of.Call})
+			m.Work = append(m.Work, &concordv1.NumberedWork{Number: w.Number, Call: w.Of.Call, TimeoutMs: w.Of.TimeoutMs})
 		}
 		if err := p.BidiStreamForClientSimple.Send(m); err != nil {
 			return err

@@ -78,6 +78,11 @@ func (h *handlers) readWork(ctx context.Context,
 
 // one does what a call of its own would have done.
 func (h *handlers) one(ctx context.Context, remote string, w *concordv1.NumberedWork) *concordv1.NumberedResult {
+	if ms := w.GetTimeoutMs(); ms > 0 && ms < callTimeout.Milliseconds() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(ms)*time.Millisecond)
+		defer cancel()
+	}
 	m := &concordv1.NumberedResult{Number: w.GetNumber()}
 	var err error
 	switch r := w.GetCall().(type) {

@@ -13,10 +13,14 @@ import (
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/adapters"
 	remote "github.com/concordtx/concord/adapters/agent"
+	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/participant"
 	"github.com/concordtx/concord/participant/service"
 	"github.com/concordtx/concord/txn"
@@ -183,4 +187,44 @@ func TestAStreamThatBreaksLosesNothing(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, [][]any{{[]byte("10")}}, result.Rows)
 	require.NoError(t, second.session.Rollback(t.Context()))
+}
+
+// Requests whose time is over leave their room to others, as calls do that are given up.
+func TestRequestsWhoseTimeIsOverLeaveRoom(t *testing.T) {
+	const more = 1200 // than there is room for
+	d := openDoor(t, "")
+	client, err := remote.Dial(d.addr)
+	require.NoError(t, err)
+	defer client.Close()
+	first := &one{id: newID()}
+	holder, err := remote.New("ledger", client).Tx(t.Context(), first)
+	require.NoError(t, err)
+	_, err = holder.Execute(t.Context(), remote.Statement{Text: "add account 1"})
+	require.NoError(t, err)
+
+	transport := api.HTTP2(nil, time.Minute)
+	defer transport.CloseIdleConnections()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	stream, err := concordv1connect.NewParticipantServiceClient(&http.Client{Transport: transport},
+		"http://"+d.addr).Work(ctx)
+	require.NoError(t, err)
+	second := &concordv1.BranchAddress{Cluster: txn.ClusterID(7).String(), Gid: newID().String(), Resource: "ledger",
+		Journal: d.journal, Epoch: uint32(d.agent.Life().Epoch)}
+	for i := range more {
+		require.NoError(t, stream.Send(&concordv1.WorkRequest{Work: []*concordv1.NumberedWork{{
+			Number: uint64(i + 1), TimeoutMs: 300, Call: &concordv1.NumberedWork_Execute{Execute: &concordv1.ExecuteRequest{
+				Branch: second, Number: 1, Statement: "add account 10"}}}}}))
+	}
+	for answers := 0; answers < more; {
+		m, err := stream.Receive()
+		require.NoError(t, err, "after %d answers", answers)
+		for _, a := range m.GetResults() {
+			require.EqualValues(t, connect.CodeDeadlineExceeded, a.GetError().GetCode(), "%v", a)
+			answers++
+		}
+	}
+	require.NoError(t, stream.CloseRequest())
+	require.NoError(t, stream.CloseResponse())
+	require.NoError(t, first.session.Rollback(t.Context()))
 }
