@@ -89,7 +89,8 @@ func (p pipe) Send(batch []api.Numbered[*concordv1.NumberedWork]) error {
 		for len(m.Work) < len(batch) && size < maxMessage {
 			w := batch[len(m.Work)]
 			size += proto.Size(w.Of)
-			m.Work = append(m.Work, &concordv1.NumberedWork{Number: w.Number, Call: w.Of.Call, TimeoutMs: w.Of.TimeoutMs})
+			m.Work = append(m.Work, &concordv1.NumberedWork{Number: w.Number, TimeoutMs: w.Of.TimeoutMs,
+				Call: w.Of.Call})
 		}
 		if err := p.BidiStreamForClientSimple.Send(m); err != nil {
 			return err

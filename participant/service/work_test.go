@@ -212,9 +212,9 @@ func TestRequestsWhoseTimeIsOverLeaveRoom(t *testing.T) {
 	second := &concordv1.BranchAddress{Cluster: txn.ClusterID(7).String(), Gid: newID().String(), Resource: "ledger",
 		Journal: d.journal, Epoch: uint32(d.agent.Life().Epoch)}
 	for i := range more {
-		require.NoError(t, stream.Send(&concordv1.WorkRequest{Work: []*concordv1.NumberedWork{{
-			Number: uint64(i + 1), TimeoutMs: 300, Call: &concordv1.NumberedWork_Execute{Execute: &concordv1.ExecuteRequest{
-				Branch: second, Number: 1, Statement: "add account 10"}}}}}))
+		r := &concordv1.ExecuteRequest{Branch: second, Number: 1, Statement: "add account 10"}
+		require.NoError(t, stream.Send(&concordv1.WorkRequest{Work: []*concordv1.NumberedWork{{Number: uint64(i + 1),
+			TimeoutMs: 300, Call: &concordv1.NumberedWork_Execute{Execute: r}}}}))
 	}
 	for answers := 0; answers < more; {
 		m, err := stream.Receive()
