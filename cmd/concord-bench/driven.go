@@ -352,7 +352,7 @@ func (b *drivenBench) run(ctx context.Context, say func(string, ...any)) error {
 func (b *drivenBench) pids() []int {
 	pids := append(b.direct.pids(), b.behind.pids()...)
 	for _, a := range b.agents {
-		pids = append(pids, a.cmd.Process.Pid)
+		pids = append(pids, a.Pid())
 	}
 	return pids
 }
