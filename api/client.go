@@ -64,62 +64,20 @@ type Client struct {
 type node struct {
 	addr string
 	seen *highWater // of the client
-	// token is that of the client at this time, or empty.
-	token func() string
-	stub  concordv1connect.CoordinatorServiceClient
-	// streaming is the same node over HTTP/2.
-	streaming concordv1connect.CoordinatorServiceClient
+	stub concordv1connect.CoordinatorServiceClient
+	// commits carries commit requests, over HTTP/2.
+	commits Line[*concordv1.CommitRequest, *concordv1.CommitResponse]
 
 	mu         sync.Mutex
-	commits    *commitStream // opened at first use, and again when it broke
-	plainUntil time.Time
 	handsOnFor time.Time // until then it may hand on, without being asked where the leader is
 }
 
-// plainFor is how long a node whose stream does not come about, for example because of
-// a proxy that speaks HTTP/1.1 only, is asked by ordinary calls.
-const plainFor = time.Minute
-
-// commit makes a commit request on the node's stream, or by an ordinary call if the
-// node has never answered on it.
+// commit makes a commit request.
 func (n *node) commit(ctx context.Context, r *concordv1.CommitRequest) (*concordv1.CommitResponse, error) {
-	n.mu.Lock()
-	plain := time.Now().Before(n.plainUntil)
-	n.mu.Unlock()
-	if plain || ctx.Value(handOnKey{}) != nil {
+	if ctx.Value(handOnKey{}) != nil {
 		return unary(stub.Commit)(n, ctx, r)
 	}
-	s, err := n.stream()
-	if err != nil {
-		return nil, err
-	}
-	res, err := s.commit(ctx, r)
-	if err == nil || s.useful() || ctx.Err() != nil {
-		return res, err
-	}
-	res, err = unary(stub.Commit)(n, ctx, r)
-	if err == nil {
-		n.mu.Lock()
-		n.plainUntil = time.Now().Add(plainFor)
-		n.mu.Unlock()
-	}
-	return res, err
-}
-
-func (n *node) stream() (s *commitStream, err error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	token := n.token()
-	if n.commits != nil && n.commits.token != token {
-		n.commits.retire() // nodes look at the token of a stream as long as it lasts
-		n.commits = nil
-	}
-	if n.commits == nil || !n.commits.alive() {
-		if n.commits, err = openStream(n.streaming, n.seen); err == nil {
-			n.commits.token = token
-		}
-	}
-	return n.commits, err
+	return n.commits.Ask(ctx, r)
 }
 
 // handsOn reports whether the node did hand on what it was asked lately.
@@ -136,14 +94,6 @@ func (n *node) noteHandOn(done bool) {
 	n.handsOnFor = time.Time{}
 	if done {
 		n.handsOnFor = time.Now().Add(plainFor)
-	}
-}
-
-func (n *node) close() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.commits != nil {
-		n.commits.end()
 	}
 }
 
@@ -202,10 +152,23 @@ func (c *Client) newNode(addr string) *node {
 	if c.opts.Credentials != nil {
 		token = c.opts.Credentials.Token
 	}
-	return &node{addr: addr, seen: &c.seen, token: token,
-		stub: concordv1connect.NewCoordinatorServiceClient(c.http, scheme+addr, plain,
-			connect.WithInterceptors(redirecting{})),
-		streaming: concordv1connect.NewCoordinatorServiceClient(c.h2, scheme+addr, plain)}
+	n := &node{addr: addr, seen: &c.seen, stub: concordv1connect.NewCoordinatorServiceClient(c.http, scheme+addr, plain,
+		connect.WithInterceptors(redirecting{}))}
+	streaming := concordv1connect.NewCoordinatorServiceClient(c.h2, scheme+addr, plain)
+	n.commits.Token = token
+	n.commits.Call = func(ctx context.Context, r *concordv1.CommitRequest) (*concordv1.CommitResponse, error) {
+		return unary(stub.Commit)(n, ctx, r)
+	}
+	n.commits.Open = func(ctx context.Context) (Pipe[*concordv1.CommitRequest, *concordv1.CommitResponse], error) {
+		ctx, info := connect.NewClientContext(ctx)
+		info.RequestHeader().Set(RedirectHeader, "1")
+		bidi, err := streaming.Decide(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return decisions{bidi, &c.seen}, nil
+	}
+	return n
 }
 
 // Close closes streams and idle connections. Other calls that are under way are not
@@ -214,7 +177,7 @@ func (c *Client) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, n := range c.nodes {
-		n.close()
+		n.commits.Close()
 	}
 	c.http.CloseIdleConnections()
 	c.h2.CloseIdleConnections()

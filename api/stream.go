@@ -7,6 +7,7 @@ import (
 	"errors"
 	"runtime"
 	"sync"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -19,104 +20,175 @@ const (
 	maxStreamQueue = 16384
 	// streamBatch requests or answers are sent in one message.
 	streamBatch = 256
+	// plainFor is how long a process whose stream does not come about, for example because of
+	// a proxy that speaks HTTP/1.1 only, is asked by ordinary calls.
+	plainFor = time.Minute
 )
 
-// commitStream carries the commit requests of a client to one node. Requests that
-// wait while another message is written share the next one, so the more there are, the
-// less each costs.
-type commitStream struct {
-	seen *highWater // of the client
-	// token is what the stream was opened with, or empty.
-	token string
-	bidi  *connect.BidiStreamForClientSimple[concordv1.DecideRequest, concordv1.DecideResponse]
-	end   context.CancelFunc
-	wake  chan struct{} // capacity 1: "look again"; when full, one is there already
+// Numbered is a request, or the answer to the request of that number.
+type Numbered[T any] struct {
+	Number uint64
+	Of     T
+	Err    error // in place of an answer
+}
+
+// Pipe carries messages of requests one way, and messages of answers the other. One goroutine sends,
+// another one receives.
+type Pipe[Req, Res any] interface {
+	Send([]Numbered[Req]) error
+	Receive() ([]Numbered[Res], error)
+	CloseRequest() error
+	CloseResponse() error
+}
+
+// Line carries requests of everybody here to one process: on a stream, or by ordinary calls if the
+// process has never answered on one. All its methods may be called concurrently.
+type Line[Req, Res any] struct {
+	// Open opens the stream, which ends with ctx.
+	Open func(ctx context.Context) (Pipe[Req, Res], error)
+	// Call makes an ordinary call.
+	Call func(ctx context.Context, r Req) (Res, error)
+	// Token is that of the caller at this time, or empty.
+	Token func() string
+
+	mu         sync.Mutex
+	now        *stream[Req, Res] // opened at first use, and again when it broke
+	token      string            // that it was opened with
+	plainUntil time.Time
+	closed     bool
+}
+
+// Ask makes one request. When ctx ends first it may be carried out all the same.
+func (l *Line[Req, Res]) Ask(ctx context.Context, r Req) (res Res, err error) {
+	s := l.stream()
+	if s != nil {
+		res, err = s.ask(ctx, r)
+		if err == nil || s.useful() || ctx.Err() != nil {
+			return res, err
+		}
+	}
+	res, err = l.Call(ctx, r)
+	if err == nil && s != nil {
+		l.mu.Lock()
+		l.plainUntil = time.Now().Add(plainFor)
+		l.mu.Unlock()
+	}
+	return res, err
+}
+
+// stream returns nil if there is none, or while the process is asked by ordinary calls.
+func (l *Line[Req, Res]) stream() *stream[Req, Res] {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || time.Now().Before(l.plainUntil) {
+		return nil
+	}
+	token := l.Token()
+	if l.now != nil && l.token != token {
+		l.now.retire() // who is called looks at the token of a stream as long as it lasts
+		l.now = nil
+	}
+	if l.now == nil || !l.now.alive() {
+		l.now, l.token = openStream(l.Open), token
+	}
+	return l.now
+}
+
+// Close ends the stream. Requests under way on it fail; those that come later are ordinary calls.
+func (l *Line[Req, Res]) Close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	if l.now != nil {
+		l.now.end()
+	}
+}
+
+// stream is one of a line. Requests that wait while another message is written share the next one, so
+// the more there are, the less each costs.
+type stream[Req, Res any] struct {
+	pipe Pipe[Req, Res]
+	end  context.CancelFunc
+	wake chan struct{} // capacity 1: "look again"; when full, one is there already
 
 	mu      sync.Mutex
 	next    uint64
-	queue   []*concordv1.NumberedCommit
-	waiting map[uint64]chan<- answer // each with room for its answer
-	answers bool                     // there was one
-	retired bool                     // no further requests come: it ends with the last answer
+	queue   []Numbered[Req]
+	waiting map[uint64]chan<- Numbered[Res] // each with room for its answer
+	answers bool                            // there was one
+	retired bool                            // no further requests come: it ends with the last answer
 	broken  error
 }
 
-type answer struct {
-	res *concordv1.CommitResponse
-	err error
-}
-
-func openStream(s stub, seen *highWater) (*commitStream, error) {
-	ctx, info := connect.NewClientContext(context.Background())
-	ctx, end := context.WithCancel(ctx)
-	info.RequestHeader().Set(RedirectHeader, "1")
-	bidi, err := s.Decide(ctx)
+func openStream[Req, Res any](open func(context.Context) (Pipe[Req, Res], error)) *stream[Req, Res] {
+	ctx, end := context.WithCancel(context.Background())
+	pipe, err := open(ctx)
 	if err != nil {
 		end()
-		return nil, err
+		return nil // an ordinary call hears why
 	}
-	c := &commitStream{seen: seen, bidi: bidi, end: end, wake: make(chan struct{}, 1),
-		waiting: map[uint64]chan<- answer{}}
+	s := &stream[Req, Res]{pipe: pipe, end: end, wake: make(chan struct{}, 1),
+		waiting: map[uint64]chan<- Numbered[Res]{}}
 	// The end of the context alone is not noticed while HTTP/2 waits for more of the request.
-	context.AfterFunc(ctx, func() { _ = bidi.CloseRequest() })
-	go c.send(ctx)
-	go c.receive()
-	return c, nil
+	context.AfterFunc(ctx, func() { _ = pipe.CloseRequest() })
+	go s.send(ctx)
+	go s.receive()
+	return s
 }
 
-// commit makes one request. When ctx ends first it may be carried out all the same.
-func (c *commitStream) commit(ctx context.Context, r *concordv1.CommitRequest) (*concordv1.CommitResponse, error) {
-	reply := make(chan answer, 1)
-	c.mu.Lock()
-	if err := c.broken; err != nil {
-		c.mu.Unlock()
-		return nil, notSent(err)
+// ask makes one request. When ctx ends first it may be carried out all the same.
+func (s *stream[Req, Res]) ask(ctx context.Context, r Req) (res Res, err error) {
+	reply := make(chan Numbered[Res], 1)
+	s.mu.Lock()
+	if err := s.broken; err != nil {
+		s.mu.Unlock()
+		return res, notSent(err)
 	}
-	if len(c.waiting) >= maxStreamQueue {
-		c.mu.Unlock()
-		return nil, connect.NewError(connect.CodeResourceExhausted, txn.ErrBusy)
+	if len(s.waiting) >= maxStreamQueue {
+		s.mu.Unlock()
+		return res, connect.NewError(connect.CodeResourceExhausted, txn.ErrBusy)
 	}
-	c.next++
-	number := c.next
-	c.waiting[number] = reply
-	c.queue = append(c.queue, &concordv1.NumberedCommit{Number: number, Request: r})
-	c.mu.Unlock()
+	s.next++
+	number := s.next
+	s.waiting[number] = reply
+	s.queue = append(s.queue, Numbered[Req]{Number: number, Of: r})
+	s.mu.Unlock()
 	select {
-	case c.wake <- struct{}{}:
+	case s.wake <- struct{}{}:
 	default:
 	}
 	select {
 	case a := <-reply:
-		return a.res, a.err
+		return a.Of, a.Err
 	case <-ctx.Done():
-		c.mu.Lock()
-		delete(c.waiting, number)
-		c.endIfRetired()
-		c.mu.Unlock()
-		return nil, ctx.Err()
+		s.mu.Lock()
+		delete(s.waiting, number)
+		s.endIfRetired()
+		s.mu.Unlock()
+		return res, ctx.Err()
 	}
 }
 
 // send is the only goroutine that writes.
-func (c *commitStream) send(ctx context.Context) {
+func (s *stream[Req, Res]) send(ctx context.Context) {
 	for {
 		select {
-		case <-c.wake:
+		case <-s.wake:
 		case <-ctx.Done():
 			return
 		}
-		// Who is ready to commit at this moment shares the message.
+		// Who is ready to ask at this moment shares the message.
 		runtime.Gosched()
 		for {
-			c.mu.Lock()
-			n := min(len(c.queue), streamBatch)
-			batch := c.queue[:n:n]
-			c.queue = c.queue[n:]
-			c.mu.Unlock()
+			s.mu.Lock()
+			n := min(len(s.queue), streamBatch)
+			batch := s.queue[:n:n]
+			s.queue = s.queue[n:]
+			s.mu.Unlock()
 			if n == 0 {
 				break
 			}
-			if err := c.bidi.Send(&concordv1.DecideRequest{Commits: batch, Seen: c.seen.String()}); err != nil {
+			if err := s.pipe.Send(batch); err != nil {
 				return // receive hears why
 			}
 		}
@@ -124,28 +196,22 @@ func (c *commitStream) send(ctx context.Context) {
 }
 
 // receive is the only goroutine that reads. It ends with the stream.
-func (c *commitStream) receive() {
+func (s *stream[Req, Res]) receive() {
 	for {
-		m, err := c.bidi.Receive()
+		list, err := s.pipe.Receive()
 		if err != nil {
-			c.close(err)
+			s.close(err)
 			return
 		}
-		for _, a := range m.GetAnswers() {
-			c.seen.raise(a.GetResponse().GetZxid())
-			c.mu.Lock()
-			c.answers = true
-			reply, ok := c.waiting[a.GetNumber()]
-			delete(c.waiting, a.GetNumber())
-			c.endIfRetired()
-			c.mu.Unlock()
-			if !ok {
-				continue // nobody waits any more
-			}
-			if e := a.GetError(); e != nil {
-				reply <- answer{err: fromCommitError(e)}
-			} else {
-				reply <- answer{res: a.GetResponse()}
+		for _, a := range list {
+			s.mu.Lock()
+			s.answers = true
+			reply, ok := s.waiting[a.Number]
+			delete(s.waiting, a.Number)
+			s.endIfRetired()
+			s.mu.Unlock()
+			if ok { // else nobody waits any more
+				reply <- a
 			}
 		}
 	}
@@ -153,19 +219,19 @@ func (c *commitStream) receive() {
 
 // retire ends the stream as soon as what was asked on it is answered. Whoever has it yet and asks
 // later hears that it is broken, and that the request was not sent.
-func (c *commitStream) retire() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.retired = true
-	c.endIfRetired()
+func (s *stream[Req, Res]) retire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.retired = true
+	s.endIfRetired()
 }
 
 // endIfRetired is called with mu held.
-func (c *commitStream) endIfRetired() {
-	if c.retired && len(c.waiting) == 0 {
-		c.broken = connect.NewError(connect.CodeUnavailable,
+func (s *stream[Req, Res]) endIfRetired() {
+	if s.retired && len(s.waiting) == 0 {
+		s.broken = connect.NewError(connect.CodeUnavailable,
 			errors.New("the stream has ended: another one takes its place"))
-		c.end()
+		s.end()
 	}
 }
 
@@ -177,37 +243,69 @@ func notSent(broken error) error {
 }
 
 // close answers everybody who waits: what is not in the queue any more may have been heard.
-func (c *commitStream) close(err error) {
-	c.end()
-	_ = c.bidi.CloseRequest() // it is broken already
-	_ = c.bidi.CloseResponse()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.broken = connect.NewError(connect.CodeUnavailable, errors.Join(errors.New("the stream to the node broke"), err))
-	for _, unsent := range c.queue {
-		if reply, ok := c.waiting[unsent.GetNumber()]; ok {
-			delete(c.waiting, unsent.GetNumber())
-			reply <- answer{err: notSent(c.broken)}
+func (s *stream[Req, Res]) close(err error) {
+	s.end()
+	_ = s.pipe.CloseRequest() // it is broken already
+	_ = s.pipe.CloseResponse()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.broken = connect.NewError(connect.CodeUnavailable, errors.Join(errors.New("the stream broke"), err))
+	for _, unsent := range s.queue {
+		if reply, ok := s.waiting[unsent.Number]; ok {
+			delete(s.waiting, unsent.Number)
+			reply <- Numbered[Res]{Err: notSent(s.broken)}
 		}
 	}
-	for _, reply := range c.waiting {
-		reply <- answer{err: c.broken}
+	for _, reply := range s.waiting {
+		reply <- Numbered[Res]{Err: s.broken}
 	}
-	clear(c.waiting)
-	c.queue = nil
+	clear(s.waiting)
+	s.queue = nil
 }
 
-// useful reports whether the node has answered on the stream, or may still.
-func (c *commitStream) useful() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.answers || c.broken == nil
+// useful reports whether there was an answer on the stream, or may still be one.
+func (s *stream[Req, Res]) useful() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.answers || s.broken == nil
 }
 
-func (c *commitStream) alive() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.broken == nil
+func (s *stream[Req, Res]) alive() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.broken == nil
+}
+
+// decisions is the pipe of commit requests to a node.
+type decisions struct {
+	*connect.BidiStreamForClientSimple[concordv1.DecideRequest, concordv1.DecideResponse]
+	seen *highWater // of the client
+}
+
+// Send implements Pipe.
+func (d decisions) Send(batch []Numbered[*concordv1.CommitRequest]) error {
+	m := &concordv1.DecideRequest{Seen: d.seen.String(), Commits: make([]*concordv1.NumberedCommit, len(batch))}
+	for i, r := range batch {
+		m.Commits[i] = &concordv1.NumberedCommit{Number: r.Number, Request: r.Of}
+	}
+	return d.BidiStreamForClientSimple.Send(m)
+}
+
+// Receive implements Pipe.
+func (d decisions) Receive() ([]Numbered[*concordv1.CommitResponse], error) {
+	m, err := d.BidiStreamForClientSimple.Receive()
+	if err != nil {
+		return nil, err
+	}
+	list := make([]Numbered[*concordv1.CommitResponse], len(m.GetAnswers()))
+	for i, a := range m.GetAnswers() {
+		d.seen.raise(a.GetResponse().GetZxid())
+		list[i] = Numbered[*concordv1.CommitResponse]{Number: a.GetNumber(), Of: a.GetResponse()}
+		if e := a.GetError(); e != nil {
+			list[i].Err = FromCommitError(e)
+		}
+	}
+	return list, nil
 }
 
 // CommitError puts the error of one request of a stream into its answer.
@@ -223,8 +321,8 @@ func CommitError(err error) *concordv1.CommitError {
 	return e
 }
 
-// fromCommitError is the inverse of CommitError, as far as FromStatus.
-func fromCommitError(e *concordv1.CommitError) error {
+// FromCommitError is the inverse of CommitError, as far as FromStatus.
+func FromCommitError(e *concordv1.CommitError) error {
 	status := connect.NewError(connect.Code(e.GetCode()), errors.New(e.GetMessage()))
 	if e.GetNotLeader() != nil {
 		if detail, err := connect.NewErrorDetail(e.GetNotLeader()); err == nil {

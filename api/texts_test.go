@@ -396,7 +396,7 @@ var withoutRow = map[string]string{
 	"ended the stream":                                  elsewhere,
 	"the stream has ended: another one takes its place": elsewhere,
 	"the request was not sent":                          elsewhere,
-	"the stream to the node broke":                      elsewhere,
+	"the stream broke":                                  elsewhere,
 }
 
 // Each text about a field is made by one function, so that none can be forgotten here.

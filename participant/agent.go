@@ -72,15 +72,17 @@ type Agent struct {
 	life    Life
 	hosted  map[string]statement.Database
 
-	core      *Core // owned by loop
-	events    chan Event
-	queries   chan func(*Core)
-	closed    chan struct{} // once the loop has ended
-	questions chan struct{} // a token for each question to the cluster
-	workers   sync.WaitGroup
-	sender    *member.Sender
-	cluster   atomic.Uint32 // txn.ClusterID; 0: not known yet
-	calls     atomic.Uint64
+	core       *Core // owned by loop
+	events     chan Event
+	queries    chan func(*Core)
+	closed     chan struct{} // once the loop has ended
+	questions  chan struct{} // a token for each question to the cluster
+	workers    sync.WaitGroup
+	working    context.Context // of workers; ends with the loop
+	endWorkers context.CancelFunc
+	sender     *member.Sender
+	cluster    atomic.Uint32 // txn.ClusterID; 0: not known yet
+	calls      atomic.Uint64
 
 	mu       sync.Mutex // guards what follows; a leaf
 	waiting  map[Call]chan Effect
@@ -130,6 +132,7 @@ func Open(conf Config) (*Agent, error) {
 			}
 		}
 	}
+	a.working, a.endWorkers = context.WithCancel(context.Background())
 	a.core = NewCore(conf.Name, conf.Rules, a.life, journal.Cluster(), names, entries)
 	a.cluster.Store(uint32(journal.Cluster()))
 	a.sender = member.NewSender(conf.Deliver, conf.Logger)
@@ -235,6 +238,7 @@ func (a *Agent) write(lists <-chan []Write, wrote chan<- uint64) error {
 // stays so.
 func (a *Agent) close() {
 	close(a.closed)
+	a.endWorkers()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, s := range a.sessions {

@@ -70,6 +70,9 @@ func (a *Agent) Deliver(ctx context.Context, cluster txn.ClusterID, envelopes []
 	return nil
 }
 
+// Closed is closed when the agent has ended, and answers nothing any more.
+func (a *Agent) Closed() <-chan struct{} { return a.closed }
+
 // Addr is where coordinators and other agents find this one.
 func (a *Agent) Addr() string { return a.conf.Addr }
 

@@ -101,15 +101,7 @@ func (a *Agent) ask(do func(context.Context) Event, otherwise Event) {
 
 // within bounds a worker by a time and by the end of the loop.
 func (a *Agent) within(d time.Duration) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(context.Background(), d)
-	go func() {
-		select {
-		case <-a.closed:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, cancel
+	return context.WithTimeout(a.working, d)
 }
 
 func (a *Agent) slot(x txn.XID) *slot {

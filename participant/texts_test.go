@@ -179,7 +179,7 @@ var messages = []message{
 		return err
 	}, says: errStopped.Text},
 	{name: "a branch whose session could not be begun", is: errNotBegun, meet: func(*testing.T, string) error {
-		a := &Agent{sessions: map[txn.XID]*slot{}}
+		a := &Agent{sessions: map[txn.XID]*slot{}, working: context.Background()}
 		v, ok := a.prepare(Prepare{}).(Voted)
 		if !ok || v.Reason != errNotBegun.Error() {
 			return errors.New(v.Reason)

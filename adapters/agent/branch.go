@@ -72,7 +72,8 @@ func (b *Branch) ExecuteMessage(ctx context.Context, r *concordv1.ExecuteRequest
 	return b.session.work(ctx, "execute",
 		func(ctx context.Context, at *concordv1.BranchAddress, number uint64) (*concordv1.ExecuteResponse, error) {
 			r.Branch, r.Number = at, number
-			return b.session.client.stub.Execute(ctx, r)
+			return b.session.client.execute(ctx,
+				&concordv1.NumberedWork{Call: &concordv1.NumberedWork_Execute{Execute: r}})
 		})
 }
 
@@ -81,8 +82,8 @@ func (b *Branch) ExecuteMessage(ctx context.Context, r *concordv1.ExecuteRequest
 func (b *Branch) Savepoint(ctx context.Context, name string) error {
 	_, err := b.session.work(ctx, "savepoint",
 		func(ctx context.Context, at *concordv1.BranchAddress, number uint64) (*concordv1.ExecuteResponse, error) {
-			return b.session.client.stub.Savepoint(ctx,
-				&concordv1.SavepointRequest{Branch: at, Number: number, Name: name})
+			return b.session.client.execute(ctx, &concordv1.NumberedWork{Call: &concordv1.NumberedWork_Savepoint{
+				Savepoint: &concordv1.SavepointRequest{Branch: at, Number: number, Name: name}}})
 		})
 	return err
 }
@@ -92,8 +93,8 @@ func (b *Branch) Savepoint(ctx context.Context, name string) error {
 func (b *Branch) RollbackTo(ctx context.Context, name string) error {
 	_, err := b.session.work(ctx, "roll back to a savepoint",
 		func(ctx context.Context, at *concordv1.BranchAddress, number uint64) (*concordv1.ExecuteResponse, error) {
-			return b.session.client.stub.RollbackTo(ctx,
-				&concordv1.RollbackToRequest{Branch: at, Number: number, Name: name})
+			return b.session.client.execute(ctx, &concordv1.NumberedWork{Call: &concordv1.NumberedWork_RollbackTo{
+				RollbackTo: &concordv1.RollbackToRequest{Branch: at, Number: number, Name: name}}})
 		})
 	return err
 }

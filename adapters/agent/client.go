@@ -30,6 +30,7 @@ type Client struct {
 	addr string
 	http *http.Client
 	stub concordv1connect.ParticipantServiceClient
+	line api.Line[*concordv1.NumberedWork, *concordv1.NumberedResult]
 
 	mu   sync.Mutex
 	life life // as last described; the zero life is none
@@ -75,6 +76,7 @@ func Dial(addr string, opts ...Option) (*Client, error) {
 	}
 	c := &Client{addr: addr, http: &http.Client{Transport: o.transport()}}
 	c.stub = concordv1connect.NewParticipantServiceClient(c.http, scheme+addr, connect.WithReadMaxBytes(maxAnswerBytes))
+	c.line.Token, c.line.Call, c.line.Open = o.token, c.call, c.open
 	return c, nil
 }
 
@@ -85,11 +87,19 @@ func (o options) transport() http.RoundTripper {
 	return api.Bearer(api.HTTP2(o.credentials.AgentClient, time.Minute), o.credentials.Token)
 }
 
+func (o options) token() string {
+	if o.credentials == nil {
+		return ""
+	}
+	return o.credentials.Token()
+}
+
 // Addr returns the address of the agent.
 func (c *Client) Addr() string { return c.addr }
 
-// Close closes idle connections.
+// Close closes the stream of requests and idle connections.
 func (c *Client) Close() error {
+	c.line.Close()
 	c.http.CloseIdleConnections()
 	return nil
 }

@@ -99,11 +99,11 @@ func (c *Client) finish(ctx context.Context, x txn.XID, resource string, d txn.D
 		b.No, b.Resource = x.Branch, resource
 		r.Record = api.BranchMessages([]txn.Branch{b})[0]
 	}
-	m, err := c.stub.Finish(ctx, r)
+	m, err := c.ask(ctx, &concordv1.NumberedWork{Call: &concordv1.NumberedWork_Finish{Finish: r}})
 	if err != nil {
 		return 0, c.failed(fmt.Sprintf("%v %v", d, x), err)
 	}
-	found, err := api.ParseFinish("finish", m.GetFinish())
+	found, err := api.ParseFinish("finish", m.GetFinish().GetFinish())
 	if err != nil {
 		return 0, c.failed(fmt.Sprintf("%v %v", d, x), err)
 	}

@@ -243,8 +243,10 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 	if by, ok := ctx.Deadline(); ok {
 		collect = min(collect, time.Until(by))
 	}
-	m, err := s.client.stub.Prepare(ctx, &concordv1.PrepareRequest{Branch: s.address(l), Number: number,
-		Digest: digest, DecideByMs: max(1, collect.Milliseconds())})
+	answer, err := s.client.ask(ctx, &concordv1.NumberedWork{Call: &concordv1.NumberedWork_Prepare{
+		Prepare: &concordv1.PrepareRequest{Branch: s.address(l), Number: number, Digest: digest,
+			DecideByMs: max(1, collect.Milliseconds())}}})
+	m := answer.GetPrepare()
 	if err != nil {
 		return txn.VoteNo, none, s.client.failed("prepare "+s.resource, err)
 	}

@@ -52,7 +52,11 @@ func (a *answers) CheckHosted(context.Context, *concordv1.CheckHostedRequest) (*
 
 // resource is the database "orders" at that agent.
 func (a *answers) resource() *Resource {
-	return New("orders", &Client{addr: "10.0.0.1:7430", stub: a})
+	c := &Client{addr: "10.0.0.1:7430", stub: a}
+	c.line.Token, c.line.Call, c.line.Open = options{}.token, c.call, func(context.Context) (line, error) {
+		return nil, errors.New("no streams")
+	}
+	return New("orders", c)
 }
 
 // branch is one there that has sent one piece of work.

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"syscall"
 	"time"
 
@@ -34,6 +33,7 @@ type drivenWay struct {
 	*meter.Series
 	name     string
 	transfer func(context.Context, int) error
+	cpu      time.Duration // of nodes and agents, in counted rounds
 }
 
 // drivenResult is the contract of "driven -o json". Ratios are medians of those by round.
@@ -51,6 +51,7 @@ type drivenWayShown struct {
 	PerSecond  float64 `json:"per_second"`
 	P50        float64 `json:"p50_ms"`
 	P99        float64 `json:"p99_ms"`
+	CPU        float64 `json:"nodes_and_agents_cpu_seconds_per_transfer"`
 	RatioToSDK float64 `json:"ratio_to_sdk"`
 	Unknown    int64   `json:"unknown"`
 	Errors     int64   `json:"errors"`
@@ -319,8 +320,17 @@ func (b *drivenBench) run(ctx context.Context, say func(string, ...any)) error {
 			d = b.warmUp()
 		}
 		first := round % len(b.ways)
-		for _, w := range slices.Concat(b.ways[first:], b.ways[:first]) {
+		for i := range b.ways {
+			w := &b.ways[(first+i)%len(b.ways)]
+			before, err := treeCPU(b.pids()...)
+			if err != nil {
+				return err
+			}
 			l, err := meter.Drive(ctx, b.workers, d, w.transfer)
+			if err != nil {
+				return err
+			}
+			after, err := treeCPU(b.pids()...)
 			if err != nil {
 				return err
 			}
@@ -330,11 +340,21 @@ func (b *drivenBench) run(ctx context.Context, say func(string, ...any)) error {
 			}
 			if round > 0 {
 				w.Add(&l)
+				w.cpu += after - before
 				say("round %d: %s %.0f/s", round, w.name, l.PerSecond())
 			}
 		}
 	}
 	return nil
+}
+
+// pids are the processes of nodes and agents.
+func (b *drivenBench) pids() []int {
+	pids := append(b.direct.pids(), b.behind.pids()...)
+	for _, a := range b.agents {
+		pids = append(pids, a.Pid())
+	}
+	return pids
 }
 
 // result adds up: a run in which money was made or lost has no result.
@@ -364,8 +384,10 @@ func (b *drivenBench) result(ctx context.Context) (*drivenResult, error) {
 		}
 	}
 	sdk := b.ways[1].Rates
-	for _, w := range b.ways {
-		shown := drivenWayShown{Name: w.name, PerSecond: meter.Median(w.Rates), P50: w.Millis(50), P99: w.Millis(99),
+	for i := range b.ways {
+		w := &b.ways[i]
+		shown := drivenWayShown{CPU: w.cpu.Seconds() / float64(max(1, w.Total.Done)),
+			Name: w.name, PerSecond: meter.Median(w.Rates), P50: w.Millis(50), P99: w.Millis(99),
 			Unknown: w.Total.Unknown, Errors: w.Total.Failed}
 		var ratios []float64
 		for i, rate := range w.Rates {
@@ -398,9 +420,10 @@ func (c *cli) printDriven(r *drivenResult) error {
 	var rows [][]string
 	for _, w := range r.Ways {
 		rows = append(rows, []string{w.Name, fmt.Sprintf("%.0f", w.PerSecond), millis(w.P50), millis(w.P99),
-			fmt.Sprintf("%.3f", w.RatioToSDK), fmt.Sprint(w.Unknown), fmt.Sprint(w.Errors)})
+			micros(w.CPU), fmt.Sprintf("%.3f", w.RatioToSDK), fmt.Sprint(w.Unknown), fmt.Sprint(w.Errors)})
 	}
-	if err := terminal.PrintTable(c.out, []string{"", "PER SECOND", "P50 MS", "P99 MS", "OF SDK", "UNKNOWN", "ERRORS"},
+	if err := terminal.PrintTable(c.out, []string{"", "PER SECOND", "P50 MS", "P99 MS", "CPU NODES, AGENTS",
+		"OF SDK", "UNKNOWN", "ERRORS"},
 		rows); err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ const maxStates = 20_000_000
 
 // search visits the small worlds completely, and the large ones as far as time allows: each gets
 // half of what is left, so that those that can be finished are, and come first.
-func search(ctx context.Context, t *table, _ options, budget time.Duration) (err error) {
+func search(ctx context.Context, t *table, o options, budget time.Duration) (err error) {
 	began := time.Now()
 	visit := func(w explore.World, l explore.Limits) {
 		if ctx.Err() != nil {
@@ -43,12 +43,23 @@ func search(ctx context.Context, t *table, _ options, budget time.Duration) (err
 		}
 		t.add(r.Name, fmt.Sprintf("%s states, %s edges, depth %d", count(r.States), count(r.Edges), r.Depth), found)
 	}
-	for _, w := range slices.Concat(twopcworld.Quick(), lastworld.Quick(), threepcworld.Quick(), zabworld.Quick()) {
-		visit(w, explore.Limits{States: maxStates, Time: 2 * time.Minute})
+	quick := slices.Concat(twopcworld.Quick(), lastworld.Quick(), threepcworld.Quick(), zabworld.Quick())
+	long := slices.Concat(twopcworld.Long(), lastworld.Long(), threepcworld.Long(), zabworld.Long())
+	if o.world != "" {
+		all := slices.Concat(quick, long)
+		i := slices.IndexFunc(all, func(w explore.World) bool { return w.Name == o.world })
+		if i < 0 {
+			return fmt.Errorf("there is no world %q: docs/testing.md has their names", o.world)
+		}
+		visit(all[i], explore.Limits{States: o.states, Time: budget})
+		return err
 	}
-	for _, w := range slices.Concat(twopcworld.Long(), lastworld.Long(), threepcworld.Long(), zabworld.Long()) {
+	for _, w := range quick {
+		visit(w, explore.Limits{States: o.states, Time: 2 * time.Minute})
+	}
+	for _, w := range long {
 		left := budget - time.Since(began)
-		visit(w, explore.Limits{States: maxStates, Time: max(left/2, 5*time.Second)})
+		visit(w, explore.Limits{States: o.states, Time: max(left/2, 5*time.Second)})
 	}
 	return err
 }

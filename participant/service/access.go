@@ -21,6 +21,8 @@ var rules = access.Rules{
 	concordv1connect.ParticipantServicePrepareProcedure:    access.Needs(security.Application),
 	concordv1connect.ParticipantServiceFinishProcedure:     access.Needs(security.Application),
 
+	concordv1connect.ParticipantServiceWorkProcedure: access.Streams(security.Application),
+
 	concordv1connect.ParticipantServiceDeliverProcedure: access.Needs(security.MemberRole),
 
 	concordv1connect.ParticipantServiceListBranchesProcedure:   access.Needs(security.NodeRole),

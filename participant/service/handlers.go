@@ -21,7 +21,10 @@ import (
 )
 
 // handlers validate a request, ask the agent and translate the answer.
-type handlers struct{ agent *participant.Agent }
+type handlers struct {
+	agent *participant.Agent
+	calls *calls
+}
 
 var _ concordv1connect.ParticipantServiceHandler = (*handlers)(nil)
 

@@ -27,8 +27,8 @@ var messages = []struct {
 	is   error
 }{
 	{"a call that panics", func(ctx context.Context) error {
-		_, err := bounded(slog.New(slog.DiscardHandler))(func(context.Context, connect.AnyRequest) (connect.AnyResponse,
-			error) {
+		c := &calls{log: slog.New(slog.DiscardHandler)}
+		_, err := c.WrapUnary(func(context.Context, connect.AnyRequest) (connect.AnyResponse, error) {
 			panic("oh no")
 		})(ctx, connect.NewRequest(&concordv1.DescribeRequest{}))
 		return err
@@ -36,7 +36,7 @@ var messages = []struct {
 	{"too many calls", func(ctx context.Context) error {
 		var call connect.UnaryFunc // which calls itself until there are too many
 		var last error
-		call = bounded(slog.New(slog.DiscardHandler))(func(ctx context.Context,
+		call = (&calls{log: slog.New(slog.DiscardHandler)}).WrapUnary(func(ctx context.Context,
 			r connect.AnyRequest) (connect.AnyResponse,
 			error) {
 			res, err := call(ctx, r)
@@ -51,8 +51,18 @@ var messages = []struct {
 		}
 		return last
 	}, "4096 calls are under way at this agent: ask again in a moment", txn.ErrBusy},
+	{"too many streams", func(ctx context.Context) error {
+		c := &calls{log: slog.New(slog.DiscardHandler)}
+		c.streams.Store(maxStreams)
+		return c.WrapStreamingHandler(nil)(ctx, nil)
+	}, "1024 streams are open at this agent: ask again in a moment", txn.ErrBusy},
+	{"a request of a later version", func(ctx context.Context) error {
+		m := (&handlers{}).one(ctx, "", &concordv1.NumberedWork{Number: 7})
+		return api.FromCommitError(m.GetError())
+	}, "request 7 of the stream is of a kind that this agent does not know: run the newest version of concord on " +
+		"the agent", txn.ErrRefused},
 	{"a resource of somebody else", func(context.Context) error {
-		_, err := (&handlers{&participant.Agent{}}).database("orders")
+		_, err := (&handlers{agent: &participant.Agent{}}).database("orders")
 		return api.ToStatus(err)
 	}, `the agent "" hosts no resource "orders": add it to "resources" in its configuration`,
 		txn.ErrNotFound},

@@ -3,11 +3,15 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -202,4 +206,81 @@ func TestBranchesAtAnAgentAreFinishedByTheCluster(t *testing.T) {
 	})
 	ledger, _ := m.sums()
 	require.EqualValues(t, 9, ledger)
+}
+
+// An agent is lost for good in the middle of everything, and another one is given its database. What it had prepared
+// is finished as it was decided, or rolled back; and when it comes back after all, it ends nothing differently, and
+// nobody commits by it any more.
+func TestADatabaseIsGivenToAnotherAgent(t *testing.T) {
+	h := newHosted(t, settings{maxAge: 20 * time.Second})
+	east, west := h.agents[0], h.agents[1]
+	prepared := func() *driven {
+		d := drive(t, h.cluster)
+		left, right := d.branch(east, "orders"), d.branch(west, "billing")
+		left.do(t, "insert into transfer values ($1, 5)", text(d.id.String()))
+		right.do(t, "insert into transfer values (?, 5)", text(d.id.String()))
+		d.vote()
+		return d
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var workers sync.WaitGroup
+	for range 8 {
+		workers.Go(func() {
+			for ctx.Err() == nil {
+				h.transfer(ctx)
+			}
+		})
+	}
+	eventually(t, "transfers commit", func() bool { return h.sofar() > 20 })
+	forgotten, decided := prepared(), prepared()
+	east.kill()
+	decided.decide(h.cluster.caller()) // within the 10 seconds that votes may take
+	stop()
+	workers.Wait()
+	require.GreaterOrEqual(t, len(h.left.prepared(t, h.cluster.id)), 2)
+
+	heir := startAgent(t, h.cluster, "heir", "silence: 3s\n",
+		fmt.Sprintf("name: orders, driver: postgres, dsn: %q", h.left.dsn()))
+	for _, n := range h.cluster.nodes {
+		h.cluster.kill(n)
+		conf, err := os.ReadFile(n.config)
+		require.NoError(t, err)
+		conf = bytes.ReplaceAll(conf, []byte(east.addr), []byte(heir.addr))
+		require.NoError(t, os.WriteFile(n.config, conf, 0o600))
+		h.cluster.start(n)
+	}
+	h.cluster.ready()
+	eventually(t, "nothing is prepared any more", func() bool { return h.prepared() == 0 })
+	ended := func() {
+		t.Helper()
+		require.Equal(t, concord.Committed, h.shows(decided.id))
+		require.Equal(t, concord.Aborted, h.shows(forgotten.id))
+		for id, err := range h.answers {
+			outcome := h.shows(id)
+			require.False(t, err == nil && outcome != concord.Committed, "%v was called committed", id)
+			require.False(t, errors.Is(err, concord.ErrAborted) && outcome != concord.Aborted, "%v: %v", id, err)
+		}
+		h.bank.sumHolds()
+	}
+	ended()
+
+	east.start()
+	eventually(t, "the agent that came back holds nothing any more", func() bool {
+		m, err := east.stub.ListBranches(east.within(), &concordv1.ListBranchesRequest{})
+		require.NoError(t, err)
+		return !slices.ContainsFunc(m.GetBranches(),
+			func(b *concordv1.AgentBranch) bool { return b.GetPhase() != "ended" })
+	})
+	ended()
+	clear(h.answers)
+	h.transfer(t.Context())
+	for id, err := range h.answers {
+		require.ErrorIs(t, err, concord.ErrAborted, "%v", id)
+		require.ErrorContains(t, err, `"orders"`)
+	}
+	h.orders = heir.resource("orders")
+	before := h.sofar()
+	h.transfer(t.Context())
+	require.Equal(t, before+1, h.sofar(), "%v", h.answers)
+	ended()
 }

@@ -33,12 +33,12 @@ type hosted struct {
 	committed, tried int
 }
 
-func newHosted(t testing.TB) *hosted {
+func newHosted(t testing.TB, s settings) *hosted {
 	t.Helper()
 	h := &hosted{bank: newBank(t), answers: map[txn.ID]error{}}
 	east, west := fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t)), fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t))
-	h.cluster = newCluster(t, settings{resources: []resource{{"orders", remote.Driver, east},
-		{"billing", remote.Driver, west}}, scan: time.Second})
+	s.resources, s.scan = []resource{{"orders", remote.Driver, east}, {"billing", remote.Driver, west}}, time.Second
+	h.cluster = newCluster(t, s)
 	for _, n := range h.cluster.nodes {
 		h.cluster.start(n)
 	}
@@ -49,19 +49,20 @@ func newHosted(t testing.TB) *hosted {
 			fmt.Sprintf("name: billing, driver: mysql, dsn: %q", h.right.dsn())),
 	}
 	h.cluster.ready()
-	open := func(name, addr string) *remote.Resource {
-		caller, err := remote.Dial(addr)
-		require.NoError(t, err)
-		r := remote.New(name, caller)
-		t.Cleanup(func() { require.NoError(t, r.Close()) })
-		return r
-	}
-	h.orders, h.billing = open("orders", east), open("billing", west)
-	var err error
-	h.client, err = concord.Dial(h.agents[0].within(), h.cluster.addrs())
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, h.client.Close()) })
+	h.cluster.id = h.agents[0].cluster()
+	h.orders, h.billing = h.agents[0].resource("orders"), h.agents[1].resource("billing")
+	h.client = h.cluster.dial()
 	return h
+}
+
+// resource is a database of an agent, as an application has it.
+func (a *agent) resource(name string) *remote.Resource {
+	a.Helper()
+	caller, err := remote.Dial(a.addr)
+	require.NoError(a, err)
+	r := remote.New(name, caller)
+	a.Cleanup(func() { require.NoError(a, r.Close()) })
+	return r
 }
 
 // transfer moves 5 from an account of orders to one of billing.
@@ -133,7 +134,7 @@ func (h *hosted) inDoubtFrom(moment time.Time) bool {
 // coordinator are killed. What was called committed is in both databases, everything else in none,
 // and the agents end alone what they hold when no coordinator is left.
 func TestThreePhasesBetweenDatabasesWhileEverybodyIsKilled(t *testing.T) {
-	h := newHosted(t)
+	h := newHosted(t, settings{})
 	ctx, stop := context.WithCancel(context.Background())
 	var workers sync.WaitGroup
 	for range 8 {

@@ -1234,6 +1234,365 @@ func (x *FinishResponse) GetFinish() string {
 	return ""
 }
 
+type WorkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Work          []*NumberedWork        `protobuf:"bytes,1,rep,name=work,proto3" json:"work,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkRequest) Reset() {
+	*x = WorkRequest{}
+	mi := &file_concord_v1_participant_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkRequest) ProtoMessage() {}
+
+func (x *WorkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_participant_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkRequest.ProtoReflect.Descriptor instead.
+func (*WorkRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_participant_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *WorkRequest) GetWork() []*NumberedWork {
+	if x != nil {
+		return x.Work
+	}
+	return nil
+}
+
+type NumberedWork struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the answer; not used twice in a stream.
+	Number uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// Types that are valid to be assigned to Call:
+	//
+	//	*NumberedWork_Execute
+	//	*NumberedWork_Savepoint
+	//	*NumberedWork_RollbackTo
+	//	*NumberedWork_Prepare
+	//	*NumberedWork_Finish
+	Call isNumberedWork_Call `protobuf_oneof:"call"`
+	// How long the caller waits for the answer, which is not given after that; 0: as long as a call of its own may take.
+	TimeoutMs     int64 `protobuf:"varint,7,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NumberedWork) Reset() {
+	*x = NumberedWork{}
+	mi := &file_concord_v1_participant_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NumberedWork) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NumberedWork) ProtoMessage() {}
+
+func (x *NumberedWork) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_participant_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NumberedWork.ProtoReflect.Descriptor instead.
+func (*NumberedWork) Descriptor() ([]byte, []int) {
+	return file_concord_v1_participant_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *NumberedWork) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *NumberedWork) GetCall() isNumberedWork_Call {
+	if x != nil {
+		return x.Call
+	}
+	return nil
+}
+
+func (x *NumberedWork) GetExecute() *ExecuteRequest {
+	if x != nil {
+		if x, ok := x.Call.(*NumberedWork_Execute); ok {
+			return x.Execute
+		}
+	}
+	return nil
+}
+
+func (x *NumberedWork) GetSavepoint() *SavepointRequest {
+	if x != nil {
+		if x, ok := x.Call.(*NumberedWork_Savepoint); ok {
+			return x.Savepoint
+		}
+	}
+	return nil
+}
+
+func (x *NumberedWork) GetRollbackTo() *RollbackToRequest {
+	if x != nil {
+		if x, ok := x.Call.(*NumberedWork_RollbackTo); ok {
+			return x.RollbackTo
+		}
+	}
+	return nil
+}
+
+func (x *NumberedWork) GetPrepare() *PrepareRequest {
+	if x != nil {
+		if x, ok := x.Call.(*NumberedWork_Prepare); ok {
+			return x.Prepare
+		}
+	}
+	return nil
+}
+
+func (x *NumberedWork) GetFinish() *FinishRequest {
+	if x != nil {
+		if x, ok := x.Call.(*NumberedWork_Finish); ok {
+			return x.Finish
+		}
+	}
+	return nil
+}
+
+func (x *NumberedWork) GetTimeoutMs() int64 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+type isNumberedWork_Call interface {
+	isNumberedWork_Call()
+}
+
+type NumberedWork_Execute struct {
+	Execute *ExecuteRequest `protobuf:"bytes,2,opt,name=execute,proto3,oneof"`
+}
+
+type NumberedWork_Savepoint struct {
+	Savepoint *SavepointRequest `protobuf:"bytes,3,opt,name=savepoint,proto3,oneof"`
+}
+
+type NumberedWork_RollbackTo struct {
+	RollbackTo *RollbackToRequest `protobuf:"bytes,4,opt,name=rollback_to,json=rollbackTo,proto3,oneof"`
+}
+
+type NumberedWork_Prepare struct {
+	Prepare *PrepareRequest `protobuf:"bytes,5,opt,name=prepare,proto3,oneof"`
+}
+
+type NumberedWork_Finish struct {
+	Finish *FinishRequest `protobuf:"bytes,6,opt,name=finish,proto3,oneof"`
+}
+
+func (*NumberedWork_Execute) isNumberedWork_Call() {}
+
+func (*NumberedWork_Savepoint) isNumberedWork_Call() {}
+
+func (*NumberedWork_RollbackTo) isNumberedWork_Call() {}
+
+func (*NumberedWork_Prepare) isNumberedWork_Call() {}
+
+func (*NumberedWork_Finish) isNumberedWork_Call() {}
+
+type WorkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*NumberedResult      `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkResponse) Reset() {
+	*x = WorkResponse{}
+	mi := &file_concord_v1_participant_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkResponse) ProtoMessage() {}
+
+func (x *WorkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_participant_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkResponse.ProtoReflect.Descriptor instead.
+func (*WorkResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_participant_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *WorkResponse) GetResults() []*NumberedResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+type NumberedResult struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Number uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// Types that are valid to be assigned to Result:
+	//
+	//	*NumberedResult_Execute
+	//	*NumberedResult_Prepare
+	//	*NumberedResult_Finish
+	//	*NumberedResult_Error
+	Result        isNumberedResult_Result `protobuf_oneof:"result"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NumberedResult) Reset() {
+	*x = NumberedResult{}
+	mi := &file_concord_v1_participant_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NumberedResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NumberedResult) ProtoMessage() {}
+
+func (x *NumberedResult) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_participant_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NumberedResult.ProtoReflect.Descriptor instead.
+func (*NumberedResult) Descriptor() ([]byte, []int) {
+	return file_concord_v1_participant_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *NumberedResult) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *NumberedResult) GetResult() isNumberedResult_Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *NumberedResult) GetExecute() *ExecuteResponse {
+	if x != nil {
+		if x, ok := x.Result.(*NumberedResult_Execute); ok {
+			return x.Execute
+		}
+	}
+	return nil
+}
+
+func (x *NumberedResult) GetPrepare() *PrepareResponse {
+	if x != nil {
+		if x, ok := x.Result.(*NumberedResult_Prepare); ok {
+			return x.Prepare
+		}
+	}
+	return nil
+}
+
+func (x *NumberedResult) GetFinish() *FinishResponse {
+	if x != nil {
+		if x, ok := x.Result.(*NumberedResult_Finish); ok {
+			return x.Finish
+		}
+	}
+	return nil
+}
+
+func (x *NumberedResult) GetError() *CommitError {
+	if x != nil {
+		if x, ok := x.Result.(*NumberedResult_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isNumberedResult_Result interface {
+	isNumberedResult_Result()
+}
+
+type NumberedResult_Execute struct {
+	// Of Savepoint and RollbackTo, too.
+	Execute *ExecuteResponse `protobuf:"bytes,2,opt,name=execute,proto3,oneof"`
+}
+
+type NumberedResult_Prepare struct {
+	Prepare *PrepareResponse `protobuf:"bytes,3,opt,name=prepare,proto3,oneof"`
+}
+
+type NumberedResult_Finish struct {
+	Finish *FinishResponse `protobuf:"bytes,4,opt,name=finish,proto3,oneof"`
+}
+
+type NumberedResult_Error struct {
+	Error *CommitError `protobuf:"bytes,5,opt,name=error,proto3,oneof"`
+}
+
+func (*NumberedResult_Execute) isNumberedResult_Result() {}
+
+func (*NumberedResult_Prepare) isNumberedResult_Result() {}
+
+func (*NumberedResult_Finish) isNumberedResult_Result() {}
+
+func (*NumberedResult_Error) isNumberedResult_Result() {}
+
 type ListBranchesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only this transaction.
@@ -1250,7 +1609,7 @@ type ListBranchesRequest struct {
 
 func (x *ListBranchesRequest) Reset() {
 	*x = ListBranchesRequest{}
-	mi := &file_concord_v1_participant_proto_msgTypes[15]
+	mi := &file_concord_v1_participant_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1262,7 +1621,7 @@ func (x *ListBranchesRequest) String() string {
 func (*ListBranchesRequest) ProtoMessage() {}
 
 func (x *ListBranchesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_participant_proto_msgTypes[15]
+	mi := &file_concord_v1_participant_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1275,7 +1634,7 @@ func (x *ListBranchesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBranchesRequest.ProtoReflect.Descriptor instead.
 func (*ListBranchesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_participant_proto_rawDescGZIP(), []int{15}
+	return file_concord_v1_participant_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListBranchesRequest) GetGid() string {
@@ -1319,7 +1678,7 @@ type ListBranchesResponse struct {
 
 func (x *ListBranchesResponse) Reset() {
 	*x = ListBranchesResponse{}
-	mi := &file_concord_v1_participant_proto_msgTypes[16]
+	mi := &file_concord_v1_participant_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1331,7 +1690,7 @@ func (x *ListBranchesResponse) String() string {
 func (*ListBranchesResponse) ProtoMessage() {}
 
 func (x *ListBranchesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_participant_proto_msgTypes[16]
+	mi := &file_concord_v1_participant_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1344,7 +1703,7 @@ func (x *ListBranchesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBranchesResponse.ProtoReflect.Descriptor instead.
 func (*ListBranchesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_participant_proto_rawDescGZIP(), []int{16}
+	return file_concord_v1_participant_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListBranchesResponse) GetBranches() []*AgentBranch {
@@ -1393,7 +1752,7 @@ type AgentBranch struct {
 
 func (x *AgentBranch) Reset() {
 	*x = AgentBranch{}
-	mi := &file_concord_v1_participant_proto_msgTypes[17]
+	mi := &file_concord_v1_participant_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1405,7 +1764,7 @@ func (x *AgentBranch) String() string {
 func (*AgentBranch) ProtoMessage() {}
 
 func (x *AgentBranch) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_participant_proto_msgTypes[17]
+	mi := &file_concord_v1_participant_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1418,7 +1777,7 @@ func (x *AgentBranch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentBranch.ProtoReflect.Descriptor instead.
 func (*AgentBranch) Descriptor() ([]byte, []int) {
-	return file_concord_v1_participant_proto_rawDescGZIP(), []int{17}
+	return file_concord_v1_participant_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AgentBranch) GetCluster() string {
@@ -1507,7 +1866,7 @@ type CheckHostedRequest struct {
 
 func (x *CheckHostedRequest) Reset() {
 	*x = CheckHostedRequest{}
-	mi := &file_concord_v1_participant_proto_msgTypes[18]
+	mi := &file_concord_v1_participant_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1519,7 +1878,7 @@ func (x *CheckHostedRequest) String() string {
 func (*CheckHostedRequest) ProtoMessage() {}
 
 func (x *CheckHostedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_participant_proto_msgTypes[18]
+	mi := &file_concord_v1_participant_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1532,7 +1891,7 @@ func (x *CheckHostedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckHostedRequest.ProtoReflect.Descriptor instead.
 func (*CheckHostedRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_participant_proto_rawDescGZIP(), []int{18}
+	return file_concord_v1_participant_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CheckHostedRequest) GetResource() string {
@@ -1552,7 +1911,7 @@ type CheckHostedResponse struct {
 
 func (x *CheckHostedResponse) Reset() {
 	*x = CheckHostedResponse{}
-	mi := &file_concord_v1_participant_proto_msgTypes[19]
+	mi := &file_concord_v1_participant_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1564,7 +1923,7 @@ func (x *CheckHostedResponse) String() string {
 func (*CheckHostedResponse) ProtoMessage() {}
 
 func (x *CheckHostedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_participant_proto_msgTypes[19]
+	mi := &file_concord_v1_participant_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1577,7 +1936,7 @@ func (x *CheckHostedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckHostedResponse.ProtoReflect.Descriptor instead.
 func (*CheckHostedResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_participant_proto_rawDescGZIP(), []int{19}
+	return file_concord_v1_participant_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CheckHostedResponse) GetVersion() string {
@@ -1607,7 +1966,7 @@ type BranchName struct {
 
 func (x *BranchName) Reset() {
 	*x = BranchName{}
-	mi := &file_concord_v1_participant_proto_msgTypes[20]
+	mi := &file_concord_v1_participant_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1619,7 +1978,7 @@ func (x *BranchName) String() string {
 func (*BranchName) ProtoMessage() {}
 
 func (x *BranchName) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_participant_proto_msgTypes[20]
+	mi := &file_concord_v1_participant_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1632,7 +1991,7 @@ func (x *BranchName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BranchName.ProtoReflect.Descriptor instead.
 func (*BranchName) Descriptor() ([]byte, []int) {
-	return file_concord_v1_participant_proto_rawDescGZIP(), []int{20}
+	return file_concord_v1_participant_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *BranchName) GetCluster() string {
@@ -1667,7 +2026,7 @@ type EvidenceRequest struct {
 
 func (x *EvidenceRequest) Reset() {
 	*x = EvidenceRequest{}
-	mi := &file_concord_v1_participant_proto_msgTypes[21]
+	mi := &file_concord_v1_participant_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1679,7 +2038,7 @@ func (x *EvidenceRequest) String() string {
 func (*EvidenceRequest) ProtoMessage() {}
 
 func (x *EvidenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_participant_proto_msgTypes[21]
+	mi := &file_concord_v1_participant_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1692,7 +2051,7 @@ func (x *EvidenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvidenceRequest.ProtoReflect.Descriptor instead.
 func (*EvidenceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_participant_proto_rawDescGZIP(), []int{21}
+	return file_concord_v1_participant_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *EvidenceRequest) GetResource() string {
@@ -1719,7 +2078,7 @@ type EvidenceResponse struct {
 
 func (x *EvidenceResponse) Reset() {
 	*x = EvidenceResponse{}
-	mi := &file_concord_v1_participant_proto_msgTypes[22]
+	mi := &file_concord_v1_participant_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +2090,7 @@ func (x *EvidenceResponse) String() string {
 func (*EvidenceResponse) ProtoMessage() {}
 
 func (x *EvidenceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_participant_proto_msgTypes[22]
+	mi := &file_concord_v1_participant_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +2103,7 @@ func (x *EvidenceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvidenceResponse.ProtoReflect.Descriptor instead.
 func (*EvidenceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_participant_proto_rawDescGZIP(), []int{22}
+	return file_concord_v1_participant_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *EvidenceResponse) GetBranches() []*BranchName {
@@ -1764,7 +2123,7 @@ type ForgetEvidenceRequest struct {
 
 func (x *ForgetEvidenceRequest) Reset() {
 	*x = ForgetEvidenceRequest{}
-	mi := &file_concord_v1_participant_proto_msgTypes[23]
+	mi := &file_concord_v1_participant_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1776,7 +2135,7 @@ func (x *ForgetEvidenceRequest) String() string {
 func (*ForgetEvidenceRequest) ProtoMessage() {}
 
 func (x *ForgetEvidenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_participant_proto_msgTypes[23]
+	mi := &file_concord_v1_participant_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1789,7 +2148,7 @@ func (x *ForgetEvidenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetEvidenceRequest.ProtoReflect.Descriptor instead.
 func (*ForgetEvidenceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_participant_proto_rawDescGZIP(), []int{23}
+	return file_concord_v1_participant_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ForgetEvidenceRequest) GetResource() string {
@@ -1814,7 +2173,7 @@ type ForgetEvidenceResponse struct {
 
 func (x *ForgetEvidenceResponse) Reset() {
 	*x = ForgetEvidenceResponse{}
-	mi := &file_concord_v1_participant_proto_msgTypes[24]
+	mi := &file_concord_v1_participant_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1826,7 +2185,7 @@ func (x *ForgetEvidenceResponse) String() string {
 func (*ForgetEvidenceResponse) ProtoMessage() {}
 
 func (x *ForgetEvidenceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_participant_proto_msgTypes[24]
+	mi := &file_concord_v1_participant_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1839,7 +2198,7 @@ func (x *ForgetEvidenceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetEvidenceResponse.ProtoReflect.Descriptor instead.
 func (*ForgetEvidenceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_participant_proto_rawDescGZIP(), []int{24}
+	return file_concord_v1_participant_proto_rawDescGZIP(), []int{28}
 }
 
 var File_concord_v1_participant_proto protoreflect.FileDescriptor
@@ -1935,7 +2294,29 @@ const file_concord_v1_participant_proto_rawDesc = "" +
 	"\bdecision\x18\x02 \x01(\tR\bdecision\x12*\n" +
 	"\x06record\x18\x03 \x01(\v2\x12.concord.v1.BranchR\x06record\"(\n" +
 	"\x0eFinishResponse\x12\x16\n" +
-	"\x06finish\x18\x01 \x01(\tR\x06finish\"o\n" +
+	"\x06finish\x18\x01 \x01(\tR\x06finish\";\n" +
+	"\vWorkRequest\x12,\n" +
+	"\x04work\x18\x01 \x03(\v2\x18.concord.v1.NumberedWorkR\x04work\"\xf2\x02\n" +
+	"\fNumberedWork\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x126\n" +
+	"\aexecute\x18\x02 \x01(\v2\x1a.concord.v1.ExecuteRequestH\x00R\aexecute\x12<\n" +
+	"\tsavepoint\x18\x03 \x01(\v2\x1c.concord.v1.SavepointRequestH\x00R\tsavepoint\x12@\n" +
+	"\vrollback_to\x18\x04 \x01(\v2\x1d.concord.v1.RollbackToRequestH\x00R\n" +
+	"rollbackTo\x126\n" +
+	"\aprepare\x18\x05 \x01(\v2\x1a.concord.v1.PrepareRequestH\x00R\aprepare\x123\n" +
+	"\x06finish\x18\x06 \x01(\v2\x19.concord.v1.FinishRequestH\x00R\x06finish\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\a \x01(\x03R\ttimeoutMsB\x06\n" +
+	"\x04call\"D\n" +
+	"\fWorkResponse\x124\n" +
+	"\aresults\x18\x01 \x03(\v2\x1a.concord.v1.NumberedResultR\aresults\"\x8b\x02\n" +
+	"\x0eNumberedResult\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x127\n" +
+	"\aexecute\x18\x02 \x01(\v2\x1b.concord.v1.ExecuteResponseH\x00R\aexecute\x127\n" +
+	"\aprepare\x18\x03 \x01(\v2\x1b.concord.v1.PrepareResponseH\x00R\aprepare\x124\n" +
+	"\x06finish\x18\x04 \x01(\v2\x1a.concord.v1.FinishResponseH\x00R\x06finish\x12/\n" +
+	"\x05error\x18\x05 \x01(\v2\x17.concord.v1.CommitErrorH\x00R\x05errorB\b\n" +
+	"\x06result\"o\n" +
 	"\x13ListBranchesRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x14\n" +
 	"\x05fresh\x18\x02 \x01(\bR\x05fresh\x12\x14\n" +
@@ -1977,7 +2358,7 @@ const file_concord_v1_participant_proto_rawDesc = "" +
 	"\x15ForgetEvidenceRequest\x12\x1a\n" +
 	"\bresource\x18\x01 \x01(\tR\bresource\x122\n" +
 	"\bbranches\x18\x02 \x03(\v2\x16.concord.v1.BranchNameR\bbranches\"\x18\n" +
-	"\x16ForgetEvidenceResponse2\xbd\x06\n" +
+	"\x16ForgetEvidenceResponse2\xfc\x06\n" +
 	"\x12ParticipantService\x12E\n" +
 	"\bDescribe\x12\x1b.concord.v1.DescribeRequest\x1a\x1c.concord.v1.DescribeResponse\x12B\n" +
 	"\aExecute\x12\x1a.concord.v1.ExecuteRequest\x1a\x1b.concord.v1.ExecuteResponse\x12F\n" +
@@ -1985,7 +2366,8 @@ const file_concord_v1_participant_proto_rawDesc = "" +
 	"\n" +
 	"RollbackTo\x12\x1d.concord.v1.RollbackToRequest\x1a\x1b.concord.v1.ExecuteResponse\x12B\n" +
 	"\aPrepare\x12\x1a.concord.v1.PrepareRequest\x1a\x1b.concord.v1.PrepareResponse\x12?\n" +
-	"\x06Finish\x12\x19.concord.v1.FinishRequest\x1a\x1a.concord.v1.FinishResponse\x12B\n" +
+	"\x06Finish\x12\x19.concord.v1.FinishRequest\x1a\x1a.concord.v1.FinishResponse\x12=\n" +
+	"\x04Work\x12\x17.concord.v1.WorkRequest\x1a\x18.concord.v1.WorkResponse(\x010\x01\x12B\n" +
 	"\aDeliver\x12\x1a.concord.v1.DeliverRequest\x1a\x1b.concord.v1.DeliverResponse\x12Q\n" +
 	"\fListBranches\x12\x1f.concord.v1.ListBranchesRequest\x1a .concord.v1.ListBranchesResponse\x12N\n" +
 	"\vCheckHosted\x12\x1e.concord.v1.CheckHostedRequest\x1a\x1f.concord.v1.CheckHostedResponse\x12E\n" +
@@ -2004,7 +2386,7 @@ func file_concord_v1_participant_proto_rawDescGZIP() []byte {
 	return file_concord_v1_participant_proto_rawDescData
 }
 
-var file_concord_v1_participant_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_concord_v1_participant_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_concord_v1_participant_proto_goTypes = []any{
 	(*DescribeRequest)(nil),        // 0: concord.v1.DescribeRequest
 	(*DescribeResponse)(nil),       // 1: concord.v1.DescribeResponse
@@ -2021,20 +2403,25 @@ var file_concord_v1_participant_proto_goTypes = []any{
 	(*PrepareResponse)(nil),        // 12: concord.v1.PrepareResponse
 	(*FinishRequest)(nil),          // 13: concord.v1.FinishRequest
 	(*FinishResponse)(nil),         // 14: concord.v1.FinishResponse
-	(*ListBranchesRequest)(nil),    // 15: concord.v1.ListBranchesRequest
-	(*ListBranchesResponse)(nil),   // 16: concord.v1.ListBranchesResponse
-	(*AgentBranch)(nil),            // 17: concord.v1.AgentBranch
-	(*CheckHostedRequest)(nil),     // 18: concord.v1.CheckHostedRequest
-	(*CheckHostedResponse)(nil),    // 19: concord.v1.CheckHostedResponse
-	(*BranchName)(nil),             // 20: concord.v1.BranchName
-	(*EvidenceRequest)(nil),        // 21: concord.v1.EvidenceRequest
-	(*EvidenceResponse)(nil),       // 22: concord.v1.EvidenceResponse
-	(*ForgetEvidenceRequest)(nil),  // 23: concord.v1.ForgetEvidenceRequest
-	(*ForgetEvidenceResponse)(nil), // 24: concord.v1.ForgetEvidenceResponse
-	(*Branch)(nil),                 // 25: concord.v1.Branch
-	(*Finding)(nil),                // 26: concord.v1.Finding
-	(*DeliverRequest)(nil),         // 27: concord.v1.DeliverRequest
-	(*DeliverResponse)(nil),        // 28: concord.v1.DeliverResponse
+	(*WorkRequest)(nil),            // 15: concord.v1.WorkRequest
+	(*NumberedWork)(nil),           // 16: concord.v1.NumberedWork
+	(*WorkResponse)(nil),           // 17: concord.v1.WorkResponse
+	(*NumberedResult)(nil),         // 18: concord.v1.NumberedResult
+	(*ListBranchesRequest)(nil),    // 19: concord.v1.ListBranchesRequest
+	(*ListBranchesResponse)(nil),   // 20: concord.v1.ListBranchesResponse
+	(*AgentBranch)(nil),            // 21: concord.v1.AgentBranch
+	(*CheckHostedRequest)(nil),     // 22: concord.v1.CheckHostedRequest
+	(*CheckHostedResponse)(nil),    // 23: concord.v1.CheckHostedResponse
+	(*BranchName)(nil),             // 24: concord.v1.BranchName
+	(*EvidenceRequest)(nil),        // 25: concord.v1.EvidenceRequest
+	(*EvidenceResponse)(nil),       // 26: concord.v1.EvidenceResponse
+	(*ForgetEvidenceRequest)(nil),  // 27: concord.v1.ForgetEvidenceRequest
+	(*ForgetEvidenceResponse)(nil), // 28: concord.v1.ForgetEvidenceResponse
+	(*Branch)(nil),                 // 29: concord.v1.Branch
+	(*CommitError)(nil),            // 30: concord.v1.CommitError
+	(*Finding)(nil),                // 31: concord.v1.Finding
+	(*DeliverRequest)(nil),         // 32: concord.v1.DeliverRequest
+	(*DeliverResponse)(nil),        // 33: concord.v1.DeliverResponse
 }
 var file_concord_v1_participant_proto_depIdxs = []int32{
 	2,  // 0: concord.v1.DescribeResponse.resources:type_name -> concord.v1.HostedResource
@@ -2046,41 +2433,54 @@ var file_concord_v1_participant_proto_depIdxs = []int32{
 	10, // 6: concord.v1.ExecuteResponse.rows:type_name -> concord.v1.Row
 	4,  // 7: concord.v1.Row.values:type_name -> concord.v1.Value
 	3,  // 8: concord.v1.PrepareRequest.branch:type_name -> concord.v1.BranchAddress
-	25, // 9: concord.v1.PrepareResponse.branch:type_name -> concord.v1.Branch
+	29, // 9: concord.v1.PrepareResponse.branch:type_name -> concord.v1.Branch
 	3,  // 10: concord.v1.FinishRequest.branch:type_name -> concord.v1.BranchAddress
-	25, // 11: concord.v1.FinishRequest.record:type_name -> concord.v1.Branch
-	17, // 12: concord.v1.ListBranchesResponse.branches:type_name -> concord.v1.AgentBranch
-	26, // 13: concord.v1.CheckHostedResponse.findings:type_name -> concord.v1.Finding
-	20, // 14: concord.v1.EvidenceRequest.after:type_name -> concord.v1.BranchName
-	20, // 15: concord.v1.EvidenceResponse.branches:type_name -> concord.v1.BranchName
-	20, // 16: concord.v1.ForgetEvidenceRequest.branches:type_name -> concord.v1.BranchName
-	0,  // 17: concord.v1.ParticipantService.Describe:input_type -> concord.v1.DescribeRequest
-	5,  // 18: concord.v1.ParticipantService.Execute:input_type -> concord.v1.ExecuteRequest
-	6,  // 19: concord.v1.ParticipantService.Savepoint:input_type -> concord.v1.SavepointRequest
-	7,  // 20: concord.v1.ParticipantService.RollbackTo:input_type -> concord.v1.RollbackToRequest
-	11, // 21: concord.v1.ParticipantService.Prepare:input_type -> concord.v1.PrepareRequest
-	13, // 22: concord.v1.ParticipantService.Finish:input_type -> concord.v1.FinishRequest
-	27, // 23: concord.v1.ParticipantService.Deliver:input_type -> concord.v1.DeliverRequest
-	15, // 24: concord.v1.ParticipantService.ListBranches:input_type -> concord.v1.ListBranchesRequest
-	18, // 25: concord.v1.ParticipantService.CheckHosted:input_type -> concord.v1.CheckHostedRequest
-	21, // 26: concord.v1.ParticipantService.Evidence:input_type -> concord.v1.EvidenceRequest
-	23, // 27: concord.v1.ParticipantService.ForgetEvidence:input_type -> concord.v1.ForgetEvidenceRequest
-	1,  // 28: concord.v1.ParticipantService.Describe:output_type -> concord.v1.DescribeResponse
-	8,  // 29: concord.v1.ParticipantService.Execute:output_type -> concord.v1.ExecuteResponse
-	8,  // 30: concord.v1.ParticipantService.Savepoint:output_type -> concord.v1.ExecuteResponse
-	8,  // 31: concord.v1.ParticipantService.RollbackTo:output_type -> concord.v1.ExecuteResponse
-	12, // 32: concord.v1.ParticipantService.Prepare:output_type -> concord.v1.PrepareResponse
-	14, // 33: concord.v1.ParticipantService.Finish:output_type -> concord.v1.FinishResponse
-	28, // 34: concord.v1.ParticipantService.Deliver:output_type -> concord.v1.DeliverResponse
-	16, // 35: concord.v1.ParticipantService.ListBranches:output_type -> concord.v1.ListBranchesResponse
-	19, // 36: concord.v1.ParticipantService.CheckHosted:output_type -> concord.v1.CheckHostedResponse
-	22, // 37: concord.v1.ParticipantService.Evidence:output_type -> concord.v1.EvidenceResponse
-	24, // 38: concord.v1.ParticipantService.ForgetEvidence:output_type -> concord.v1.ForgetEvidenceResponse
-	28, // [28:39] is the sub-list for method output_type
-	17, // [17:28] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	29, // 11: concord.v1.FinishRequest.record:type_name -> concord.v1.Branch
+	16, // 12: concord.v1.WorkRequest.work:type_name -> concord.v1.NumberedWork
+	5,  // 13: concord.v1.NumberedWork.execute:type_name -> concord.v1.ExecuteRequest
+	6,  // 14: concord.v1.NumberedWork.savepoint:type_name -> concord.v1.SavepointRequest
+	7,  // 15: concord.v1.NumberedWork.rollback_to:type_name -> concord.v1.RollbackToRequest
+	11, // 16: concord.v1.NumberedWork.prepare:type_name -> concord.v1.PrepareRequest
+	13, // 17: concord.v1.NumberedWork.finish:type_name -> concord.v1.FinishRequest
+	18, // 18: concord.v1.WorkResponse.results:type_name -> concord.v1.NumberedResult
+	8,  // 19: concord.v1.NumberedResult.execute:type_name -> concord.v1.ExecuteResponse
+	12, // 20: concord.v1.NumberedResult.prepare:type_name -> concord.v1.PrepareResponse
+	14, // 21: concord.v1.NumberedResult.finish:type_name -> concord.v1.FinishResponse
+	30, // 22: concord.v1.NumberedResult.error:type_name -> concord.v1.CommitError
+	21, // 23: concord.v1.ListBranchesResponse.branches:type_name -> concord.v1.AgentBranch
+	31, // 24: concord.v1.CheckHostedResponse.findings:type_name -> concord.v1.Finding
+	24, // 25: concord.v1.EvidenceRequest.after:type_name -> concord.v1.BranchName
+	24, // 26: concord.v1.EvidenceResponse.branches:type_name -> concord.v1.BranchName
+	24, // 27: concord.v1.ForgetEvidenceRequest.branches:type_name -> concord.v1.BranchName
+	0,  // 28: concord.v1.ParticipantService.Describe:input_type -> concord.v1.DescribeRequest
+	5,  // 29: concord.v1.ParticipantService.Execute:input_type -> concord.v1.ExecuteRequest
+	6,  // 30: concord.v1.ParticipantService.Savepoint:input_type -> concord.v1.SavepointRequest
+	7,  // 31: concord.v1.ParticipantService.RollbackTo:input_type -> concord.v1.RollbackToRequest
+	11, // 32: concord.v1.ParticipantService.Prepare:input_type -> concord.v1.PrepareRequest
+	13, // 33: concord.v1.ParticipantService.Finish:input_type -> concord.v1.FinishRequest
+	15, // 34: concord.v1.ParticipantService.Work:input_type -> concord.v1.WorkRequest
+	32, // 35: concord.v1.ParticipantService.Deliver:input_type -> concord.v1.DeliverRequest
+	19, // 36: concord.v1.ParticipantService.ListBranches:input_type -> concord.v1.ListBranchesRequest
+	22, // 37: concord.v1.ParticipantService.CheckHosted:input_type -> concord.v1.CheckHostedRequest
+	25, // 38: concord.v1.ParticipantService.Evidence:input_type -> concord.v1.EvidenceRequest
+	27, // 39: concord.v1.ParticipantService.ForgetEvidence:input_type -> concord.v1.ForgetEvidenceRequest
+	1,  // 40: concord.v1.ParticipantService.Describe:output_type -> concord.v1.DescribeResponse
+	8,  // 41: concord.v1.ParticipantService.Execute:output_type -> concord.v1.ExecuteResponse
+	8,  // 42: concord.v1.ParticipantService.Savepoint:output_type -> concord.v1.ExecuteResponse
+	8,  // 43: concord.v1.ParticipantService.RollbackTo:output_type -> concord.v1.ExecuteResponse
+	12, // 44: concord.v1.ParticipantService.Prepare:output_type -> concord.v1.PrepareResponse
+	14, // 45: concord.v1.ParticipantService.Finish:output_type -> concord.v1.FinishResponse
+	17, // 46: concord.v1.ParticipantService.Work:output_type -> concord.v1.WorkResponse
+	33, // 47: concord.v1.ParticipantService.Deliver:output_type -> concord.v1.DeliverResponse
+	20, // 48: concord.v1.ParticipantService.ListBranches:output_type -> concord.v1.ListBranchesResponse
+	23, // 49: concord.v1.ParticipantService.CheckHosted:output_type -> concord.v1.CheckHostedResponse
+	26, // 50: concord.v1.ParticipantService.Evidence:output_type -> concord.v1.EvidenceResponse
+	28, // 51: concord.v1.ParticipantService.ForgetEvidence:output_type -> concord.v1.ForgetEvidenceResponse
+	40, // [40:52] is the sub-list for method output_type
+	28, // [28:40] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_concord_v1_participant_proto_init() }
@@ -2103,13 +2503,26 @@ func file_concord_v1_participant_proto_init() {
 		(*Value_Json)(nil),
 	}
 	file_concord_v1_participant_proto_msgTypes[8].OneofWrappers = []any{}
+	file_concord_v1_participant_proto_msgTypes[16].OneofWrappers = []any{
+		(*NumberedWork_Execute)(nil),
+		(*NumberedWork_Savepoint)(nil),
+		(*NumberedWork_RollbackTo)(nil),
+		(*NumberedWork_Prepare)(nil),
+		(*NumberedWork_Finish)(nil),
+	}
+	file_concord_v1_participant_proto_msgTypes[18].OneofWrappers = []any{
+		(*NumberedResult_Execute)(nil),
+		(*NumberedResult_Prepare)(nil),
+		(*NumberedResult_Finish)(nil),
+		(*NumberedResult_Error)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_participant_proto_rawDesc), len(file_concord_v1_participant_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

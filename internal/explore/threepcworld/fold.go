@@ -5,6 +5,7 @@ package threepcworld
 import (
 	"time"
 
+	"github.com/concordtx/concord/internal/explore"
 	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/protocol/threepc"
 	"github.com/concordtx/concord/protocol/zab"
@@ -114,6 +115,10 @@ func (w *threePC) deliver(s *sitting) {
 		w.accepts(s, theLeader, r.Election)
 	}
 	w.tellLeader(s, step.verdict.TooOld)
+	if before.decided.Decision == txn.Undecided && f.decided.Decision != txn.Undecided {
+		w.tellAll(s, f.decided.Decision)
+		w.newLeader(s)
+	}
 }
 
 // accepts notes who has durably accepted an election.
@@ -152,16 +157,31 @@ func (w *threePC) tellLeader(s *sitting, tooOld bool) {
 // crashLeader replaces the leader by one that knows the log.
 func (w *threePC) crashLeader(s *sitting) {
 	s.records = [maxRecords]uint16{}
-	f := w.folds[s.log]
-	switch {
-	case f.open:
-		s.leader = w.leaders.number(threepc.Resume(f.witness))
-	case f.decided.Decision == txn.Commit && !s.ended:
-		s.leader = w.leaders.number(threepc.ResumeDecided(w.id, f.decided.Branches))
-	default:
-		s.leader = w.leaders.number(threepc.NewCoordinator(w.id))
-		if f.decided.Decision != txn.Undecided {
-			w.tellLeader(s, false)
+	w.newLeader(s)
+}
+
+func (w *threePC) newLeader(s *sitting) {
+	f, ended := w.folds[s.log], uint16(explore.Bit(s.ended))
+	key := s.log<<1 | ended
+	if w.leads[key] == 0 {
+		var c *threepc.Coordinator
+		switch {
+		case f.open:
+			c = threepc.Resume(f.witness)
+		case f.decided.Decision == txn.Commit && !s.ended:
+			c = threepc.ResumeDecided(w.id, f.decided.Branches)
+		default:
+			c = threepc.NewCoordinator(w.id)
 		}
+		w.leads[key] = w.leaders.number(c)
 	}
+	s.leader = w.leads[key]
+	switch {
+	case f.open, f.decided.Decision == txn.Commit && !s.ended:
+	case f.decided.Decision == txn.Undecided:
+		return
+	default:
+		w.tellLeader(s, false)
+	}
+	w.leaderStep(s, evAsked, w.asked)
 }

@@ -4,6 +4,7 @@ package threepcworld
 
 import (
 	"fmt"
+	"regexp"
 
 	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/txn"
@@ -22,23 +23,34 @@ type memo[C stepped[C]] struct {
 	byText   map[string]uint32
 	deeds    [][]*deed // by state and event
 	carryOut driver[C]
+	// unread are parts of a core that nothing depends on, and seen the numbers of cores without what they
+	// have seen of elections: see reduce.go.
+	unread  *regexp.Regexp
+	seenOut map[string]uint32
+	unseen  []uint32
 }
 
 // driver says what is made of a step.
 type driver[C any] func(before, after C, e protocol.Event, effects []protocol.Effect, o *deed)
 
-func newMemo[C stepped[C]](carryOut driver[C]) *memo[C] {
-	return &memo[C]{cores: make([]C, 1), byText: map[string]uint32{}, deeds: make([][]*deed, 1), carryOut: carryOut}
+func newMemo[C stepped[C]](carryOut driver[C], unread *regexp.Regexp) *memo[C] {
+	return &memo[C]{cores: make([]C, 1), byText: map[string]uint32{}, deeds: make([][]*deed, 1), carryOut: carryOut,
+		unread: unread, seenOut: map[string]uint32{}, unseen: make([]uint32, 1)}
 }
 
 // number gives a core its number. The core must not be stepped any more.
 func (m *memo[C]) number(c C) uint32 {
-	text := reasons.ReplaceAllString(fmt.Sprintf("%#v", c), "") // all fields, unlike String
+	text := m.unread.ReplaceAllString(fmt.Sprintf("%#v", c), "") // all fields, unlike String
 	id, known := m.byText[text]
 	if !known {
 		id = uint32(len(m.cores))
 		m.byText[text] = id
 		m.cores, m.deeds = append(m.cores, c), append(m.deeds, nil)
+		text = numbersSeen.ReplaceAllString(text, "")
+		if m.seenOut[text] == 0 {
+			m.seenOut[text] = id
+		}
+		m.unseen = append(m.unseen, m.seenOut[text])
 	}
 	return id
 }

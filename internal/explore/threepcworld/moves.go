@@ -149,12 +149,10 @@ func (w *threePC) saturate(s *sitting) {
 // Do makes a move, and whatever only adds messages then.
 func (w *threePC) Do(s *sitting, m explore.Move) {
 	w.do(s, m)
-	for n := range w.size.Agents {
-		if (w.size.Voted || w.size.Attempted) && s.bases[n].finish != txn.Undecided {
-			w.baseDoes(s, n)
-		}
-	}
+	w.finishAtOnce(s)
 	w.forceAtOnce(s)
+	w.rest(s)
+	w.forgetNumbers(s)
 	w.saturate(s)
 }
 
@@ -284,11 +282,7 @@ func (w *threePC) baseDoes(s *sitting, n int) {
 // crashAgent has an agent start again with what its journal has.
 func (w *threePC) crashAgent(s *sitting, n int) {
 	s.writes[n] = [maxWrites]uint16{}
-	entry, epoch := w.entries[s.disks[n]], uint64(2)
-	if entry.State != threepc.Nothing {
-		epoch = 1 // it is compared only where there is no entry: see reduce.go
-	}
-	s.agents[n] = w.agents.number(threepc.Recover(w.members[n], epoch, entry))
+	s.agents[n] = w.recovered(n, s.disks[n])
 	b := &s.bases[n]
 	b.ask, b.finish = false, txn.Undecided
 	switch b.state {
@@ -297,6 +291,19 @@ func (w *threePC) crashAgent(s *sitting, n int) {
 	case wrote:
 		b.state = over
 	}
+}
+
+// recovered is an agent that started again with what its journal has.
+func (w *threePC) recovered(n int, disk uint16) uint32 {
+	key := [2]uint16{uint16(n), disk}
+	if w.restarts[key] == 0 {
+		entry, epoch := w.entries[disk], uint64(2)
+		if entry.State != threepc.Nothing {
+			epoch = 1 // it is compared only where there is no entry: see reduce.go
+		}
+		w.restarts[key] = w.agents.number(threepc.Recover(w.members[n], epoch, entry))
+	}
+	return w.restarts[key]
 }
 
 // prune drops letters that have no effect any more, now and for ever. What they would be answered
@@ -356,8 +363,13 @@ func (w *threePC) dead(s *sitting, l *letter) bool {
 		return w.deadAttempt(s, l, m.Election)
 	case threepc.Vote, threepc.Inquire:
 		return decided || f.open
-	case threepc.Finished:
-		return s.ended
+	case threepc.Finished: // which matters only to who may end a commit
+		return s.ended || f.decided.Decision == txn.Abort
+	case threepc.Decided: // it is answered by what it says, and who knows better has broken T1 by that
+		if l.to == theLeader {
+			return decided
+		}
+		return disk.State >= threepc.Committed && (l.from != theLeader || decided && disk.Finished)
 	}
 	return false
 }

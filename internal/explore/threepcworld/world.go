@@ -180,7 +180,9 @@ type threePC struct {
 	folds     []fold
 	foldAt    map[string]uint16
 	folded    map[[2]uint16]foldStep
-	elections []txn.Election // by number, from 1
+	restarts  map[[2]uint16]uint32 // agents that start again, by their number and what their journal has
+	leads     map[uint16]uint32    // leaders that begin, by what the log has
+	elections []txn.Election       // by number, from 1
 	bads      []string
 	deaf      bool              // to T5, so that what follows from a mistake is seen
 	alone     map[string]string // what T7 found, by state without net
@@ -211,7 +213,8 @@ func newThreePC(size Council) *threePC {
 	w := &threePC{size: size, id: txn.FirstID(time.UnixMilli(1_000)).WithClass(txn.ThreePhase),
 		known: map[string]int{}, entryAt: map[string]uint16{}, recordAt: map[string]uint16{},
 		foldAt: map[string]uint16{},
-		folded: map[[2]uint16]foldStep{}, elections: []txn.Election{{}}, bads: []string{""}, alone: map[string]string{}}
+		folded: map[[2]uint16]foldStep{}, restarts: map[[2]uint16]uint32{}, leads: map[uint16]uint32{},
+		elections: []txn.Election{{}}, bads: []string{""}, alone: map[string]string{}}
 	w.records = append(w.records, nil)
 	w.entry(threepc.Entry{})
 	w.fold(fold{})
@@ -221,8 +224,11 @@ func newThreePC(size Council) *threePC {
 		w.asked.Agents = append(w.asked.Agents, txn.Agent{Party: txn.Party{PartyID: w.members[n]}, Epoch: 1,
 			Branches: []txn.Branch{{No: txn.BranchNo(n), Resource: name}}})
 	}
-	w.leaders = newMemo(w.carryOutLeader)
-	w.agents = newMemo(w.carryOutAgent)
+	w.leaders = newMemo(w.carryOutLeader, reasonsAndCurious)
+	if size.Watermarks > 0 { // where a leader that has forgotten answers who waits
+		w.leaders.unread = reasons
+	}
+	w.agents = newMemo(w.carryOutAgent, reasons)
 	return w
 }
 

@@ -59,6 +59,8 @@ const (
 	// ParticipantServiceFinishProcedure is the fully-qualified name of the ParticipantService's Finish
 	// RPC.
 	ParticipantServiceFinishProcedure = "/concord.v1.ParticipantService/Finish"
+	// ParticipantServiceWorkProcedure is the fully-qualified name of the ParticipantService's Work RPC.
+	ParticipantServiceWorkProcedure = "/concord.v1.ParticipantService/Work"
 	// ParticipantServiceDeliverProcedure is the fully-qualified name of the ParticipantService's
 	// Deliver RPC.
 	ParticipantServiceDeliverProcedure = "/concord.v1.ParticipantService/Deliver"
@@ -91,6 +93,9 @@ type ParticipantServiceClient interface {
 	Prepare(context.Context, *v1.PrepareRequest) (*v1.PrepareResponse, error)
 	// Finish ends a branch as its transaction was decided, prepared or not.
 	Finish(context.Context, *v1.FinishRequest) (*v1.FinishResponse, error)
+	// Work carries calls of Execute, Savepoint, RollbackTo, Prepare and Finish, several in a message, for who makes
+	// many of them. Each is allowed, done and answered as if it were a call of its own; answers come in any order.
+	Work(context.Context) (*connect.BidiStreamForClientSimple[v1.WorkRequest, v1.WorkResponse], error)
 	// Deliver brings what other members of three-phase transactions say. What this agent says goes
 	// to them in calls of its own.
 	Deliver(context.Context, *v1.DeliverRequest) (*v1.DeliverResponse, error)
@@ -152,6 +157,12 @@ func NewParticipantServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			connect.WithSchema(participantServiceMethods.ByName("Finish")),
 			connect.WithClientOptions(opts...),
 		),
+		work: connect.NewClient[v1.WorkRequest, v1.WorkResponse](
+			httpClient,
+			baseURL+ParticipantServiceWorkProcedure,
+			connect.WithSchema(participantServiceMethods.ByName("Work")),
+			connect.WithClientOptions(opts...),
+		),
 		deliver: connect.NewClient[v1.DeliverRequest, v1.DeliverResponse](
 			httpClient,
 			baseURL+ParticipantServiceDeliverProcedure,
@@ -193,6 +204,7 @@ type participantServiceClient struct {
 	rollbackTo     *connect.Client[v1.RollbackToRequest, v1.ExecuteResponse]
 	prepare        *connect.Client[v1.PrepareRequest, v1.PrepareResponse]
 	finish         *connect.Client[v1.FinishRequest, v1.FinishResponse]
+	work           *connect.Client[v1.WorkRequest, v1.WorkResponse]
 	deliver        *connect.Client[v1.DeliverRequest, v1.DeliverResponse]
 	listBranches   *connect.Client[v1.ListBranchesRequest, v1.ListBranchesResponse]
 	checkHosted    *connect.Client[v1.CheckHostedRequest, v1.CheckHostedResponse]
@@ -252,6 +264,11 @@ func (c *participantServiceClient) Finish(ctx context.Context, req *v1.FinishReq
 		return response.Msg, err
 	}
 	return nil, err
+}
+
+// Work calls concord.v1.ParticipantService.Work.
+func (c *participantServiceClient) Work(ctx context.Context) (*connect.BidiStreamForClientSimple[v1.WorkRequest, v1.WorkResponse], error) {
+	return c.work.CallBidiStreamSimple(ctx)
 }
 
 // Deliver calls concord.v1.ParticipantService.Deliver.
@@ -314,6 +331,9 @@ type ParticipantServiceHandler interface {
 	Prepare(context.Context, *v1.PrepareRequest) (*v1.PrepareResponse, error)
 	// Finish ends a branch as its transaction was decided, prepared or not.
 	Finish(context.Context, *v1.FinishRequest) (*v1.FinishResponse, error)
+	// Work carries calls of Execute, Savepoint, RollbackTo, Prepare and Finish, several in a message, for who makes
+	// many of them. Each is allowed, done and answered as if it were a call of its own; answers come in any order.
+	Work(context.Context, *connect.BidiStream[v1.WorkRequest, v1.WorkResponse]) error
 	// Deliver brings what other members of three-phase transactions say. What this agent says goes
 	// to them in calls of its own.
 	Deliver(context.Context, *v1.DeliverRequest) (*v1.DeliverResponse, error)
@@ -371,6 +391,12 @@ func NewParticipantServiceHandler(svc ParticipantServiceHandler, opts ...connect
 		connect.WithSchema(participantServiceMethods.ByName("Finish")),
 		connect.WithHandlerOptions(opts...),
 	)
+	participantServiceWorkHandler := connect.NewBidiStreamHandler(
+		ParticipantServiceWorkProcedure,
+		svc.Work,
+		connect.WithSchema(participantServiceMethods.ByName("Work")),
+		connect.WithHandlerOptions(opts...),
+	)
 	participantServiceDeliverHandler := connect.NewUnaryHandlerSimple(
 		ParticipantServiceDeliverProcedure,
 		svc.Deliver,
@@ -415,6 +441,8 @@ func NewParticipantServiceHandler(svc ParticipantServiceHandler, opts ...connect
 			participantServicePrepareHandler.ServeHTTP(w, r)
 		case ParticipantServiceFinishProcedure:
 			participantServiceFinishHandler.ServeHTTP(w, r)
+		case ParticipantServiceWorkProcedure:
+			participantServiceWorkHandler.ServeHTTP(w, r)
 		case ParticipantServiceDeliverProcedure:
 			participantServiceDeliverHandler.ServeHTTP(w, r)
 		case ParticipantServiceListBranchesProcedure:
@@ -456,6 +484,10 @@ func (UnimplementedParticipantServiceHandler) Prepare(context.Context, *v1.Prepa
 
 func (UnimplementedParticipantServiceHandler) Finish(context.Context, *v1.FinishRequest) (*v1.FinishResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.ParticipantService.Finish is not implemented"))
+}
+
+func (UnimplementedParticipantServiceHandler) Work(context.Context, *connect.BidiStream[v1.WorkRequest, v1.WorkResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.ParticipantService.Work is not implemented"))
 }
 
 func (UnimplementedParticipantServiceHandler) Deliver(context.Context, *v1.DeliverRequest) (*v1.DeliverResponse, error) {
