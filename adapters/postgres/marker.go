@@ -47,13 +47,15 @@ select (select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oi
        current_setting('transaction_read_only') = 'off'
   from (select 1) as one left join pg_namespace n on n.nspname = 'concord'`
 
-	// mayForgetText tells whether we may read and remove markers, null if there is no table, and whether we
-	// may write a row there.
+	// mayForgetText tells whether we may read and remove markers, null if there is no table; whether we may write a
+	// row there; and whether it has the column of last resources, or we may add it.
 	mayForgetText = `
-select m.forget, coalesce(m.write, false)
+select m.forget, coalesce(m.write, false), coalesce(m.decide, false)
   from (select 1) as one left join (
         select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')
-               and has_table_privilege(c.oid, 'delete') as forget, has_table_privilege(c.oid, 'insert') as write
+               and has_table_privilege(c.oid, 'delete') as forget, has_table_privilege(c.oid, 'insert') as write,
+               pg_has_role(c.relowner, 'usage') or exists (select from pg_attribute a where a.attrelid = c.oid
+               and a.attname = 'decision' and not a.attisdropped) as decide
           from pg_namespace n join pg_class c on c.relnamespace = n.oid
          where n.nspname = 'concord' and c.relname = 'branch') as m on true`
 
@@ -236,8 +238,20 @@ func (r *Resource) notBehind(ctx context.Context, conn *pgx.Conn) error {
 	if e.IsZero() || r.noMarker {
 		return nil
 	}
-	_, err := r.compareHighWater(ctx, conn, e.Cluster)
+	_, err := r.highWater(ctx, conn, e.Cluster)
 	return err
+}
+
+// highWater is compareHighWater for whoever is in no transaction: where there is no table there is no row.
+func (r *Resource) highWater(ctx context.Context, conn *pgx.Conn, c txn.ClusterID) (txn.HighWater, error) {
+	has, err := r.compareHighWater(ctx, conn, c)
+	if noTable(err) {
+		err = nil
+		if r.expected.Now().Behind(c, has) {
+			err = adapters.ErrBehind
+		}
+	}
+	return has, err
 }
 
 // compareHighWater reads the row of a cluster, and compares it with what was expected before.
@@ -261,8 +275,6 @@ func readHighWater(ctx context.Context, q rowQuerier, c txn.ClusterID) (has txn.
 	var text string
 	err = q.QueryRow(ctx, highWaterText, pgx.QueryExecModeExec, int64(c)).Scan(&text, &standby)
 	switch {
-	case noTable(err):
-		return txn.HighWater{}, false, nil
 	case err != nil && sqlState(err) == codePrivilege:
 		return txn.HighWater{}, false, fmt.Errorf("%w: %w", errMarker, err)
 	case err != nil || text == "":
@@ -282,7 +294,7 @@ func (r *Resource) HighWater(ctx context.Context, c txn.ClusterID) (has txn.High
 		return has, nil
 	}
 	err = r.with(ctx, func(conn *pgx.Conn) error {
-		has, err = r.compareHighWater(ctx, conn, c)
+		has, err = r.highWater(ctx, conn, c)
 		return err
 	})
 	return has, r.explain(asking, "read the high-water row", err)
@@ -302,8 +314,8 @@ func (r *Resource) Raise(ctx context.Context, c txn.ClusterID, to txn.HighWater,
 		})
 	})
 	switch {
-	case noTable(err): // no branch has left evidence yet
-		return txn.HighWater{}, nil
+	case noTable(err): // no branch has left evidence yet, or the database was set back to before one did
+		return r.HighWater(ctx, c)
 	case err != nil && sqlState(err) == codePrivilege:
 		err = fmt.Errorf("%w: %w", errMarker, err)
 		if has, failed := r.HighWater(ctx, c); failed == nil && has.IsZero() {

@@ -196,7 +196,7 @@ func TestEveryErrorHasARow(t *testing.T) {
 	said.Check(t, rows, map[string]string{
 		"let the user of this process write the file and its directory": "whoever runs the tests may be root",
 		"nobody can tell whether it is committed: %w":                   "a disk that fails in the middle of a COMMIT",
-		"SQLite has rolled the transaction back":                        "a rollback without an error, which SQLite does not do",
+		"SQLite has rolled the transaction back":                        "a rollback without an error: none is known",
 		"the connection has no branch: statements go through Tx of the resource": "a *sql.Tx that has " +
 			"ended lets nobody come here",
 	})
@@ -209,6 +209,8 @@ func TestCheckSaysWhatAFileIs(t *testing.T) {
 	report, err := r.Check(ctx)
 	require.NoError(t, err)
 	require.True(t, report.OK())
+	require.Equal(t, "SQLite has no prepared transactions", report.NotBranch)
+	require.Empty(t, report.NotLast)
 	require.Regexp(t, `^SQLite 3\.`, report.Version)
 	require.Equal(t, []adapters.Finding{{What: "file", Detail: r.path}, {What: "journal_mode", Detail: "wal"},
 		{What: "writes", Detail: "possible"}}, report.Findings)

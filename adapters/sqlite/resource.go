@@ -155,8 +155,8 @@ func (r *Resource) Check(ctx context.Context) (adapters.Report, error) {
 	if mode != "wal" {
 		journal.Fix = "PRAGMA journal_mode = WAL: otherwise readers and commits wait for each other"
 	}
-	return adapters.Report{Version: "SQLite " + version, Findings: []adapters.Finding{
-		{What: "file", Detail: r.path}, journal, r.writable(ctx)}}, nil
+	return adapters.Report{Version: "SQLite " + version, NotBranch: "SQLite has no prepared transactions",
+		Findings: []adapters.Finding{{What: "file", Detail: r.path}, journal, r.writable(ctx)}}, nil
 }
 
 // writable takes the write lock for a moment.
