@@ -97,7 +97,7 @@ func event(t *testing.T, words []string) protocol.Event {
 			require.NoError(t, err, words)
 			return CommitAsked{Deferred: true, Last: txn.BranchNo(n)}
 		}
-		return CommitAsked{Recorded: arg(1) == "recorded"}
+		return CommitAsked{Recorded: arg(1) == "recorded", AtDecision: arg(1) == "at-decision"}
 	case "rollback-asked":
 		return protocol.RollbackAsked{Reason: strings.Join(words[1:], " ")}
 	case "asked":
