@@ -17,8 +17,8 @@ func TestADatabaseIsFitIfItCanBeSomething(t *testing.T) {
 	for unfit, r := range map[string]adapters.Report{
 		"":                           {NotBranch: "no prepare", Findings: []adapters.Finding{{What: "version"}}},
 		"fsync: off: set fsync = on": {Findings: problem},
-		"branches cannot be prepared there (no prepare), and it cannot be a last resource (no marker): put one of the " +
-			"two right": {NotBranch: "no prepare", NotLast: "no marker"},
+		"branches cannot be prepared there (no prepare), and it cannot be a last resource (no marker): put one " +
+			"of the two right": {NotBranch: "no prepare", NotLast: "no marker"},
 	} {
 		require.Equal(t, unfit, r.Unfit())
 		require.Equal(t, unfit == "", r.OK())

@@ -124,7 +124,8 @@ func (c *cli) transferCommand() *cobra.Command {
 	return cmd
 }
 
-func (c *cli) benchTransfer(ctx context.Context, file, last string, l load, servers []int) (_ *transferResult, err error) {
+func (c *cli) benchTransfer(ctx context.Context, file, last string, l load,
+	servers []int) (_ *transferResult, err error) {
 	dir, remove, err := workFolder(l.dir)
 	if err != nil {
 		return nil, err

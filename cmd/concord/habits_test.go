@@ -400,7 +400,8 @@ func TestCheckSaysWhatADatabaseCanBe(t *testing.T) {
 		{ok: true, notLast: "an agent hosts it", can: []string{"branch"},
 			says: "ok       can be a branch beside others (no last resource: an agent hosts it)"},
 		{ok: true, notBranch: "max_prepared_transactions is 0", can: []string{"last_resource"},
-			says: "ok       can be the last resource, or alone (no branch beside others: max_prepared_transactions is 0)"},
+			says: "ok       can be the last resource, or alone (no branch beside others: " +
+				"max_prepared_transactions is 0)"},
 		{notBranch: "a", notLast: "b", can: []string{},
 			says: "PROBLEM  can be nothing (no branch beside others: a; no last resource: b)"},
 		{can: []string{}, says: "PROBLEM  can be nothing"},

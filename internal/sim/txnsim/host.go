@@ -224,8 +224,8 @@ func (h *host) effects(fx *replica.Effects, more *commit.Effects) []zab.Effect {
 	for _, r := range fx.Reply {
 		replies = append(replies, commit.Reply{Request: r.Request, Err: r.Err, Zxid: r.Zxid})
 	}
-	if len(replies)+len(more.Finish)+len(more.Scan)+len(more.Forget)+len(more.Evidence)+len(more.Send)+len(more.Settle) >
-		0 {
+	if len(replies)+len(more.Finish)+len(more.Scan)+len(more.Forget)+len(more.Evidence)+len(more.Send)+
+		len(more.Settle) > 0 {
 		out = append(out, done{w: h.w, fx: commit.Effects{
 			Reply:  replies,
 			Finish: append([]commit.Task(nil), more.Finish...),

@@ -38,7 +38,7 @@ var hunted = map[string]simtest.Hunt{
 	"X66": huntWithVault(400, "A2"),
 	"X67": huntWithVault(1000, "A2", "AC1", "AC2"),
 	"X68": huntWithVault(400, "A4"),
-	"X69": huntWithVault(1000, "A2"),
+	"X69": huntWithVault(400, "A2", "A4"),
 }
 
 func hunt(seeds uint64, checks ...string) simtest.Hunt {
