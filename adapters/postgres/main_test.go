@@ -271,8 +271,9 @@ func TestConformance(t *testing.T) {
 func (b *bank) target() adaptertest.Target {
 	dsn := b.db.UserDSN("app", "", "")
 	return adaptertest.Target{
-		Rows: true,
-		Last: true,
+		Batches: true,
+		Rows:    true,
+		Last:    true,
 		Open: func(t testing.TB) adapters.Adapter {
 			r, err := Open(context.Background(), "bank", dsn)
 			require.NoError(t, err)

@@ -238,28 +238,19 @@ func (r *Resource) notBehind(ctx context.Context, conn *pgx.Conn) error {
 	if e.IsZero() || r.noMarker {
 		return nil
 	}
-	_, err := r.highWater(ctx, conn, e.Cluster)
-	return err
-}
-
-// highWater is compareHighWater for whoever is in no transaction: where there is no table there is no row.
-func (r *Resource) highWater(ctx context.Context, conn *pgx.Conn, c txn.ClusterID) (txn.HighWater, error) {
-	has, err := r.compareHighWater(ctx, conn, c)
-	if noTable(err) {
-		err = nil
-		if r.expected.Now().Behind(c, has) {
-			err = adapters.ErrBehind
-		}
+	if _, err := r.compareHighWater(ctx, conn, e.Cluster); !noTable(err) {
+		return err
 	}
-	return has, err
+	return nil
 }
 
-// compareHighWater reads the row of a cluster, and compares it with what was expected before.
+// compareHighWater reads the row of a cluster, and compares it with what was expected before. Where there is no table,
+// and none is missed, the error is noTable.
 func (r *Resource) compareHighWater(ctx context.Context, q rowQuerier, c txn.ClusterID) (txn.HighWater, error) {
 	e := r.expected.Now()
 	has, standby, err := readHighWater(ctx, q, c)
 	switch {
-	case err != nil || !e.Behind(c, has):
+	case err != nil && !noTable(err) || !e.Behind(c, has):
 		return has, err
 	case standby:
 		return has, adapters.ErrCopy
@@ -294,7 +285,9 @@ func (r *Resource) HighWater(ctx context.Context, c txn.ClusterID) (has txn.High
 		return has, nil
 	}
 	err = r.with(ctx, func(conn *pgx.Conn) error {
-		has, err = r.highWater(ctx, conn, c)
+		if has, err = r.compareHighWater(ctx, conn, c); noTable(err) {
+			return nil
+		}
 		return err
 	})
 	return has, r.explain(asking, "read the high-water row", err)
@@ -314,8 +307,8 @@ func (r *Resource) Raise(ctx context.Context, c txn.ClusterID, to txn.HighWater,
 		})
 	})
 	switch {
-	case noTable(err): // no branch has left evidence yet, or the database was set back to before one did
-		return r.HighWater(ctx, c)
+	case noTable(err): // no branch has left evidence yet
+		return txn.HighWater{}, nil
 	case err != nil && sqlState(err) == codePrivilege:
 		err = fmt.Errorf("%w: %w", errMarker, err)
 		if has, failed := r.HighWater(ctx, c); failed == nil && has.IsZero() {

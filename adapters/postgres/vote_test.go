@@ -15,7 +15,6 @@ import (
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/adaptertest"
 	"github.com/concordtx/concord/internal/testdb"
-	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -197,24 +196,6 @@ func TestServerWithoutPreparedTransactionsIsALastResource(t *testing.T) {
 	target := b.target()
 	target.NoPrepare, target.Foreign = true, nil
 	adaptertest.Run(t, target)
-}
-
-// Where no branch has left evidence yet there is no table, and nothing to raise.
-func TestARowIsNotRaisedWhereThereIsNoTable(t *testing.T) {
-	b := bankWith(t)
-	require.NoError(t, b.db.Exec(b.ctx, "", "drop table concord.branch"))
-	to := txn.HighWater{At: zab.Zxid{Epoch: 1, Counter: 2}}
-	for _, spent := range [][]txn.XID{nil, {newXID()}} {
-		now, err := b.Raise(b.ctx, 1, to, spent)
-		require.NoError(t, err)
-		require.True(t, now.IsZero())
-	}
-	has, err := b.HighWater(b.ctx, 1)
-	require.NoError(t, err)
-	require.True(t, has.IsZero())
-	b.Expect(1, to.At)
-	_, err = b.Raise(b.ctx, 1, to, nil)
-	require.ErrorIs(t, err, adapters.ErrBehind)
 }
 
 // What the login of a node may not write, or make room for, it cannot settle.
