@@ -538,8 +538,8 @@ const (
 var withoutRow = map[string]string{
 	"look up %s: %w": wraps,
 	"this kind of database cannot be a last resource: name another one in WithLastResource": surprise,
-	"this kind of resource cannot take part beside a last resource: begin the transaction without " +
-		"WithLastResource": "wants an agent",
+	"this kind of resource cannot take part beside a last resource: name it in WithLastResource itself, if it can be " +
+		"one, or begin the transaction without that": "wants an agent, or a SQLite file (adapters/sqlite)",
 	"a transaction with a last resource cannot be joined by another service: begin it without " +
 		"WithLastResource": joins,
 	"its last resource %q has never been used by this client, so its marker cannot be written: call Tx of that " +

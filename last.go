@@ -44,8 +44,8 @@ func (o *txConfig) deferring() error {
 
 var (
 	errNotLast = errors.New("this kind of database cannot be a last resource: name another one in WithLastResource")
-	errBeside  = errors.New("this kind of resource cannot take part beside a last resource: begin the transaction " +
-		"without WithLastResource")
+	errBeside  = errors.New("this kind of resource cannot take part beside a last resource: name it in " +
+		"WithLastResource itself, if it can be one, or begin the transaction without that")
 	errCallLast = txn.Refusedf("a transaction with a last resource cannot be joined by another service: begin it " +
 		"without WithLastResource")
 )

@@ -2,7 +2,10 @@
 
 package adapters
 
-import "context"
+import (
+	"context"
+	"fmt"
+)
 
 // Checker tells whether a database is fit to take part.
 type Checker interface {
@@ -15,16 +18,26 @@ type Checker interface {
 type Report struct {
 	Version  string
 	Findings []Finding
+	// NotBranch says why branches cannot be prepared there, and NotLast why it cannot be the last resource of a
+	// transaction; empty: they can, and it can.
+	NotBranch, NotLast string
 }
 
-// OK reports whether no finding is a problem.
-func (r Report) OK() bool {
+// OK reports whether the database can take part in transactions.
+func (r Report) OK() bool { return r.Unfit() == "" }
+
+// Unfit says why it cannot: a finding is a problem, or it can be nothing.
+func (r Report) Unfit() string {
 	for _, f := range r.Findings {
 		if f.Problem {
-			return false
+			return fmt.Sprintf("%s: %s: %s", f.What, f.Detail, f.Fix)
 		}
 	}
-	return true
+	if r.NotBranch != "" && r.NotLast != "" {
+		return fmt.Sprintf("branches cannot be prepared there (%s), and it cannot be a last resource (%s): put one of "+
+			"the two right", r.NotBranch, r.NotLast)
+	}
+	return ""
 }
 
 // Finding is one thing that a preflight looked at.

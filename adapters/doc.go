@@ -32,7 +32,8 @@
 // Undecided (somebody else may end its branch) and Claiming (an agent votes for it).
 //
 // A database can be the last resource of a transaction, which decides by its own commit, if its Resource is a Settler
-// and its Session is Last; a Session that is Tagged can be prepared beside it.
+// and its Session is Last; a Session that is Tagged can be prepared beside it. One that cannot prepare at all votes no
+// for a branch that wrote, and says in its error that it can be the last resource.
 //
 // # Rules
 //

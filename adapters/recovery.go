@@ -13,7 +13,7 @@ import (
 type Database interface {
 	// Name is the name that the application and the coordinator share.
 	Name() string
-	// Driver is "postgres", "mysql", "pebble", "memory" or "agent".
+	// Driver is "postgres", "mysql", "pebble", "sqlite", "memory" or "agent".
 	Driver() string
 	// Identity tells which database this is, in a form that is equal for two connections
 	// exactly when a branch prepared through one can be finished through the other.

@@ -11,6 +11,20 @@ import (
 	"github.com/concordtx/concord/internal/said"
 )
 
+// What a database can be decides whether it is fit, as does every problem.
+func TestADatabaseIsFitIfItCanBeSomething(t *testing.T) {
+	problem := []adapters.Finding{{What: "fsync", Detail: "off", Problem: true, Fix: "set fsync = on"}}
+	for unfit, r := range map[string]adapters.Report{
+		"":                           {NotBranch: "no prepare", Findings: []adapters.Finding{{What: "version"}}},
+		"fsync: off: set fsync = on": {Findings: problem},
+		"branches cannot be prepared there (no prepare), and it cannot be a last resource (no marker): put one " +
+			"of the two right": {NotBranch: "no prepare", NotLast: "no marker"},
+	} {
+		require.Equal(t, unfit, r.Unfit())
+		require.Equal(t, unfit == "", r.OK())
+	}
+}
+
 // Who writes another error finds out here that its text has to be looked at by everybody.
 func TestEveryErrorHasARow(t *testing.T) {
 	var rows []string

@@ -575,13 +575,7 @@ func (w *worker) check(ctx context.Context, identity string) commit.Health {
 	case err != nil:
 		return commit.Health{Asked: true, Identity: identity, Err: err.Error()}
 	}
-	for _, f := range report.Findings {
-		if f.Problem {
-			return commit.Health{Asked: true, Identity: identity,
-				Err: fmt.Sprintf("%s: %s: %s", f.What, f.Detail, f.Fix)}
-		}
-	}
-	return commit.Health{Asked: true, Identity: identity, OK: true}
+	return commit.Health{Asked: true, Identity: identity, OK: report.OK(), Err: report.Unfit()}
 }
 
 func (w *worker) state() commit.Health {

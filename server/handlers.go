@@ -325,7 +325,7 @@ func (h *handlers) CheckResource(ctx context.Context,
 	res := &concordv1.CheckResourceResponse{Node: uint64(h.node.Status().Node)}
 	for name, c := range results {
 		m := &concordv1.ResourceReport{Name: name, Driver: c.Driver, Version: c.Report.Version, Ok: c.Err == nil &&
-			c.Report.OK()}
+			c.Report.OK(), NotBranch: c.Report.NotBranch, NotLastResource: c.Report.NotLast}
 		if c.Err != nil {
 			m.Error = c.Err.Error()
 		}

@@ -14,7 +14,7 @@ import (
 
 // endCases: one branch, one session, no accidents.
 var endCases = []testCase{
-	{name: "commit on the session makes the work visible", run: func(b *bench) {
+	{name: "commit on the session makes the work visible", prepares: true, run: func(b *bench) {
 		r, x, key := b.open(), b.xid(), b.key()
 		s, branch := b.prepared(r, x, key, 7)
 		b.requireAbsent(key)
@@ -24,7 +24,7 @@ var endCases = []testCase{
 		b.requireValue(key, 7)
 		require.Equal(b.t, txn.AlreadyDone, b.finish(b.open(), txn.Commit, x, branch))
 	}},
-	{name: "rollback of a prepared branch on the session leaves nothing", run: func(b *bench) {
+	{name: "rollback of a prepared branch on the session leaves nothing", prepares: true, run: func(b *bench) {
 		r, x, old, absent := b.open(), b.xid(), b.key(), b.key()
 		b.seed(r, old, 1)
 		s := b.work(r, x, old, 2)
@@ -130,7 +130,7 @@ var endCases = []testCase{
 		r := b.open()
 		b.requireReadOnlyVote(r, b.begin(r, b.xid()))
 	}},
-	{name: "a branch that read and then wrote votes yes", run: func(b *bench) {
+	{name: "a branch that read and then wrote votes yes", prepares: true, run: func(b *bench) {
 		r, x, key := b.open(), b.xid(), b.key()
 		s := b.begin(r, x)
 		require.NoError(b.t, b.ReadOnly(b.ctx, s))

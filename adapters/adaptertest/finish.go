@@ -16,7 +16,7 @@ import (
 
 // finishCases: what the second, the late, the wrong and the concurrent finisher hear.
 var finishCases = []testCase{
-	{name: "commit twice is done and then already done", run: func(b *bench) {
+	{name: "commit twice is done and then already done", prepares: true, run: func(b *bench) {
 		r, x, key := b.open(), b.xid(), b.key()
 		_, branch := b.prepared(r, x, key, 7)
 		other := b.open()
@@ -25,7 +25,7 @@ var finishCases = []testCase{
 		require.Equal(b.t, txn.AlreadyDone, b.finish(r, txn.Commit, x, branch))
 		b.requireValue(key, 7)
 	}},
-	{name: "rollback twice is done and then already done", run: func(b *bench) {
+	{name: "rollback twice is done and then already done", prepares: true, run: func(b *bench) {
 		r, x, key := b.open(), b.xid(), b.key()
 		_, branch := b.prepared(r, x, key, 7)
 		other := b.open()
@@ -34,15 +34,16 @@ var finishCases = []testCase{
 		require.Equal(b.t, txn.AlreadyDone, b.finish(r, txn.Abort, x, branch))
 		b.requireAbsent(key)
 	}},
-	{name: "a rollback that knows only the number and the resource ends the branch", run: func(b *bench) {
-		r, x, key := b.open(), b.xid(), b.key()
-		_, branch := b.prepared(r, x, key, 7)
-		bare := txn.Branch{No: branch.No, Resource: branch.Resource}
-		require.Equal(b.t, txn.Done, b.finish(b.open(), txn.Abort, x, bare))
-		require.Empty(b.t, b.listed(r))
-		b.requireAbsent(key)
-	}},
-	{name: "rollback after commit is contradicted and changes nothing", run: func(b *bench) {
+	{name: "a rollback that knows only the number and the resource ends the branch", prepares: true,
+		run: func(b *bench) {
+			r, x, key := b.open(), b.xid(), b.key()
+			_, branch := b.prepared(r, x, key, 7)
+			bare := txn.Branch{No: branch.No, Resource: branch.Resource}
+			require.Equal(b.t, txn.Done, b.finish(b.open(), txn.Abort, x, bare))
+			require.Empty(b.t, b.listed(r))
+			b.requireAbsent(key)
+		}},
+	{name: "rollback after commit is contradicted and changes nothing", prepares: true, run: func(b *bench) {
 		r, x, key := b.open(), b.xid(), b.key()
 		_, branch := b.prepared(r, x, key, 7)
 		other := b.open()
@@ -50,7 +51,7 @@ var finishCases = []testCase{
 		require.Equal(b.t, txn.Contradicted, b.finish(other, txn.Abort, x, branch))
 		b.requireValue(key, 7)
 	}},
-	{name: "commit after rollback is never done", run: func(b *bench) {
+	{name: "commit after rollback is never done", prepares: true, run: func(b *bench) {
 		r, x, key := b.open(), b.xid(), b.key()
 		_, branch := b.prepared(r, x, key, 7)
 		other := b.open()
@@ -83,7 +84,7 @@ var finishCases = []testCase{
 			b.requireAbsent(key)
 			b.requireFree(other, key)
 		}},
-	{name: "another instance takes over while the session lives", run: func(b *bench) {
+	{name: "another instance takes over while the session lives", prepares: true, run: func(b *bench) {
 		r, x, key := b.open(), b.xid(), b.key()
 		s, branch := b.prepared(r, x, key, 7)
 		require.Equal(b.t, txn.Done, b.finish(b.open(), txn.Commit, x, branch))
@@ -93,7 +94,7 @@ var finishCases = []testCase{
 		}
 		b.requireFree(r, key)
 	}},
-	{name: "an abandoned branch stays prepared for another instance", run: func(b *bench) {
+	{name: "an abandoned branch stays prepared for another instance", prepares: true, run: func(b *bench) {
 		r, x, key := b.open(), b.xid(), b.key()
 		s, branch := b.prepared(r, x, key, 7)
 		s.Abandon()
@@ -102,42 +103,43 @@ var finishCases = []testCase{
 		require.Equal(b.t, txn.Done, b.finish(b.open(), txn.Commit, x, branch))
 		b.requireValue(key, 7)
 	}},
-	{name: "concurrent commits by the session and three instances have one effect", run: func(b *bench) {
-		const instances, rounds = 3, 5
-		r := b.open()
-		finishers := make([]func(x txn.XID, branch txn.Branch) txn.Finish, 0, instances)
-		for range instances {
-			other := b.open()
-			finishers = append(finishers, func(x txn.XID, branch txn.Branch) txn.Finish {
-				return b.finish(other, txn.Commit, x, branch)
-			})
-		}
-		for range rounds {
-			x, key := b.xid(), b.key()
-			s, branch := b.prepared(r, x, key, 7)
-			answers := make([]txn.Finish, instances)
-			var group sync.WaitGroup
-			for i, finish := range finishers {
-				group.Go(func() { answers[i] = finish(x, branch) })
+	{name: "concurrent commits by the session and three instances have one effect", prepares: true,
+		run: func(b *bench) {
+			const instances, rounds = 3, 5
+			r := b.open()
+			finishers := make([]func(x txn.XID, branch txn.Branch) txn.Finish, 0, instances)
+			for range instances {
+				other := b.open()
+				finishers = append(finishers, func(x txn.XID, branch txn.Branch) txn.Finish {
+					return b.finish(other, txn.Commit, x, branch)
+				})
 			}
-			own, err := s.Commit(b.ctx)
-			group.Wait()
-			if err == nil {
-				answers = append(answers, own)
+			for range rounds {
+				x, key := b.xid(), b.key()
+				s, branch := b.prepared(r, x, key, 7)
+				answers := make([]txn.Finish, instances)
+				var group sync.WaitGroup
+				for i, finish := range finishers {
+					group.Go(func() { answers[i] = finish(x, branch) })
+				}
+				own, err := s.Commit(b.ctx)
+				group.Wait()
+				if err == nil {
+					answers = append(answers, own)
+				}
+				for _, answer := range answers {
+					require.Contains(b.t, []txn.Finish{txn.Done, txn.AlreadyDone}, answer)
+				}
+				b.requireValue(key, 7)
+				// A commit that works twice would bring the old value back here.
+				b.seed(r, key, 8)
+				for _, finish := range finishers {
+					require.Equal(b.t, txn.AlreadyDone, finish(x, branch))
+				}
+				b.requireValue(key, 8)
 			}
-			for _, answer := range answers {
-				require.Contains(b.t, []txn.Finish{txn.Done, txn.AlreadyDone}, answer)
-			}
-			b.requireValue(key, 7)
-			// A commit that works twice would bring the old value back here.
-			b.seed(r, key, 8)
-			for _, finish := range finishers {
-				require.Equal(b.t, txn.AlreadyDone, finish(x, branch))
-			}
-			b.requireValue(key, 8)
-		}
-	}},
-	{name: "forgetting finished branches harms neither them nor prepared ones", run: func(b *bench) {
+		}},
+	{name: "forgetting finished branches harms neither them nor prepared ones", prepares: true, run: func(b *bench) {
 		r, finished, held := b.open(), b.xid(), b.xid()
 		first, second := b.key(), b.key()
 		s, _ := b.prepared(r, finished, first, 7)
@@ -155,7 +157,7 @@ var finishCases = []testCase{
 		require.Equal(b.t, txn.Done, b.finish(other, txn.Commit, held, branch))
 		b.requireValue(second, 8)
 	}},
-	{name: "evidence is listed until it is forgotten, page after page", run: func(b *bench) {
+	{name: "evidence is listed until it is forgotten, page after page", prepares: true, run: func(b *bench) {
 		r := b.open()
 		kept := func(r adapters.Resource, after txn.XID) (mine []txn.XID) {
 			page, err := r.Evidence(b.ctx, after)
@@ -268,7 +270,7 @@ var finishCases = []testCase{
 		}},
 }
 
-func batches(t Target) bool { return t.Batches && t.EndSession != nil }
+func batches(t Target) bool { return t.Batches && !t.NoPrepare && t.EndSession != nil }
 
 func (b *bench) finishAll(r adapters.Resource, all []adapters.Decided) []txn.Finish {
 	together, able := r.(adapters.Batching)

@@ -38,7 +38,7 @@ var fitnessCases = []testCase{
 		require.NotEmpty(b.t, r.Name())
 		require.NotEmpty(b.t, r.Driver())
 	}},
-	{name: "a record is valid as its session wrote it and in no other form", run: func(b *bench) {
+	{name: "a record is valid as its session wrote it and in no other form", prepares: true, run: func(b *bench) {
 		r, x, key := b.open(), b.xid(), b.key()
 		_, branch := b.prepared(r, x, key, 7)
 		require.NoError(b.t, r.Validate(branch))
@@ -63,7 +63,7 @@ var fitnessCases = []testCase{
 		require.ErrorIs(b.t, s.CommitOnePhase(b.ctx), adapters.ErrBranchEnded)
 		b.requireValue(key, 7)
 	}},
-	{name: "a prepared branch takes no more work", run: func(b *bench) {
+	{name: "a prepared branch takes no more work", prepares: true, run: func(b *bench) {
 		r, x, key, late := b.open(), b.xid(), b.key(), b.key()
 		s, branch := b.prepared(r, x, key, 7)
 		require.Error(b.t, b.Write(b.ctx, s, late, 8))

@@ -62,17 +62,9 @@ func (h Hostile) run(t *testing.T, target Target) {
 	}
 	r, other := open(), open() // for all, so that what one leaves behind meets the next
 	for _, p := range places {
-		for _, end := range []struct {
-			name string
-			run  func(*victim)
-		}{
-			{"prepared and committed", func(v *victim) { v.prepares(txn.Commit) }},
-			{"prepared and rolled back", func(v *victim) { v.prepares(txn.Abort) }},
-			{"committed in one phase", (*victim).commits},
-			{"rolled back", (*victim).rollsBack},
-		} {
+		for _, end := range ends(target) {
 			t.Run(p.name+", "+end.name, func(t *testing.T) {
-				v := &victim{bench: newBench(t, target), Hostile: h, place: p, r: r, other: other}
+				v := &victim{bench: newBench(t, target), Hostile: h, place: p, r: r, other: other, last: end.last}
 				v.sweeper = other
 				v.suffer()
 				end.run(v)
@@ -82,12 +74,32 @@ func (h Hostile) run(t *testing.T, target Target) {
 	}
 }
 
+type end struct {
+	name string
+	run  func(*victim)
+	last bool // of a last resource
+}
+
+// ends are the ways in which a branch can end.
+func ends(target Target) []end {
+	list := []end{{"committed in one phase", (*victim).commits, false}, {"rolled back", (*victim).rollsBack, false}}
+	if !target.NoPrepare {
+		list = append(list, end{"prepared and committed", func(v *victim) { v.prepares(txn.Commit) }, false},
+			end{"prepared and rolled back", func(v *victim) { v.prepares(txn.Abort) }, false})
+	}
+	if target.Last {
+		list = append(list, end{"committed as the last resource", (*victim).decides, true})
+	}
+	return list
+}
+
 // victim is a branch whose application is hostile.
 type victim struct {
 	*bench
 	Hostile
 	place
 	r, other      adapters.Adapter
+	last          bool // it is that of a last resource
 	x             txn.XID
 	s             adapters.Session
 	first, second string
@@ -96,7 +108,12 @@ type victim struct {
 
 func (v *victim) suffer() {
 	v.x, v.first, v.second = v.xid(), v.key(), v.key()
-	v.s = v.begin(v.r, v.x)
+	if v.last {
+		v.x = v.lastXID()
+		v.s, _ = v.bench.last(v.r, v.x)
+	} else {
+		v.s = v.begin(v.r, v.x)
+	}
 	if v.before {
 		require.NoError(v.t, v.Write(v.ctx, v.s, v.first, 1))
 	}
@@ -132,8 +149,22 @@ func (v *victim) prepares(d txn.Decision) {
 	v.requireAll()
 }
 
-func (v *victim) commits() {
-	err := v.s.CommitOnePhase(v.ctx)
+func (v *victim) commits() { v.committed(v.s.CommitOnePhase(v.ctx)) }
+
+// decides commits the branch of a last resource. Whoever settles it then finds the same.
+func (v *victim) decides() {
+	err := v.s.(adapters.Last).CommitLast(v.ctx, aMarker)
+	v.committed(err)
+	switch m := v.settle(v.other, v.x); {
+	case err == nil:
+		require.Equal(v.t, aMarker, m)
+	case errors.Is(err, adapters.ErrNotCommitted):
+		require.Equal(v.t, anAbort, m)
+	}
+}
+
+// committed requires what is true of a commit that was answered with err.
+func (v *victim) committed(err error) {
 	if err == nil {
 		v.accepted()
 		v.requireAll()

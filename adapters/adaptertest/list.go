@@ -12,7 +12,7 @@ import (
 
 // listCases: what Recover lists.
 var listCases = []testCase{
-	{name: "recover lists the prepared and neither the open nor the finished", run: func(b *bench) {
+	{name: "recover lists the prepared and neither the open nor the finished", prepares: true, run: func(b *bench) {
 		r := b.open()
 		open, prepared, committed, aborted := b.xid(), b.xid(), b.xid(), b.xid()
 		b.work(r, open, b.key(), 1)
@@ -28,7 +28,7 @@ var listCases = []testCase{
 		require.Equal(b.t, txn.Done, b.finish(other, txn.Abort, prepared, branch))
 		require.Empty(b.t, b.listed(other))
 	}},
-	{name: "recover lists the branches of every cluster", run: func(b *bench) {
+	{name: "recover lists the branches of every cluster", prepares: true, run: func(b *bench) {
 		r, x := b.open(), b.xid()
 		_, branch := b.prepared(r, x, b.key(), 1)
 		stranger := x
@@ -48,19 +48,20 @@ var listCases = []testCase{
 		require.Equal(b.t, txn.Done, b.finish(r, txn.Abort, x, branch))
 		require.Equal(b.t, txn.Done, b.finish(r, txn.Commit, stranger, theirs))
 	}},
-	{name: "branches of different transactions are prepared at once and end differently", run: func(b *bench) {
-		r, one, two, first, second := b.open(), b.xid(), b.xid(), b.key(), b.key()
-		s1, s2 := b.work(r, one, first, 1), b.work(r, two, second, 2)
-		b1, b2 := b.prepare(r, s1, one), b.prepare(r, s2, two)
-		other := b.open()
-		require.ElementsMatch(b.t, []txn.XID{one, two}, b.listed(other))
-		require.Equal(b.t, txn.Done, b.finish(other, txn.Commit, one, b1))
-		require.Equal(b.t, []txn.XID{two}, b.listed(other))
-		require.Equal(b.t, txn.Done, b.finish(other, txn.Abort, two, b2))
-		b.requireValue(first, 1)
-		b.requireAbsent(second)
-	}},
-	{name: "branches 0 and 255 of one transaction are told apart", run: func(b *bench) {
+	{name: "branches of different transactions are prepared at once and end differently", prepares: true,
+		run: func(b *bench) {
+			r, one, two, first, second := b.open(), b.xid(), b.xid(), b.key(), b.key()
+			s1, s2 := b.work(r, one, first, 1), b.work(r, two, second, 2)
+			b1, b2 := b.prepare(r, s1, one), b.prepare(r, s2, two)
+			other := b.open()
+			require.ElementsMatch(b.t, []txn.XID{one, two}, b.listed(other))
+			require.Equal(b.t, txn.Done, b.finish(other, txn.Commit, one, b1))
+			require.Equal(b.t, []txn.XID{two}, b.listed(other))
+			require.Equal(b.t, txn.Done, b.finish(other, txn.Abort, two, b2))
+			b.requireValue(first, 1)
+			b.requireAbsent(second)
+		}},
+	{name: "branches 0 and 255 of one transaction are told apart", prepares: true, run: func(b *bench) {
 		r, id, first, last := b.open(), txn.NewID(time.Now()), b.key(), b.key()
 		low, high := b.branch(id, 0), b.branch(id, 255)
 		s1, s2 := b.work(r, low, first, 1), b.work(r, high, last, 2)
@@ -73,7 +74,7 @@ var listCases = []testCase{
 		b.requireAbsent(first)
 		b.requireValue(last, 2)
 	}},
-	{name: "foreign branches are not listed and not touched", run: func(b *bench) {
+	{name: "foreign branches are not listed and not touched", prepares: true, run: func(b *bench) {
 		r := b.open()
 		before, err := r.Recover(b.ctx)
 		require.NoError(b.t, err)

@@ -12,9 +12,13 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
+func manyWrite(t Target) bool { return !t.OneWriter }
+
+const writers = "two writers at a time"
+
 // lockCases: what a branch keeps others from, and for how long.
 var lockCases = []testCase{
-	{name: "a prepared branch holds its locks until it commits", run: func(b *bench) {
+	{name: "a prepared branch holds its locks until it commits", prepares: true, run: func(b *bench) {
 		r, x, key := b.open(), b.xid(), b.key()
 		b.seed(r, key, 1)
 		_, branch := b.prepared(r, x, key, 2)
@@ -24,7 +28,7 @@ var lockCases = []testCase{
 		b.requireFree(other, key)
 		b.requireValue(key, 2)
 	}},
-	{name: "a prepared branch holds its locks until it rolls back", run: func(b *bench) {
+	{name: "a prepared branch holds its locks until it rolls back", prepares: true, run: func(b *bench) {
 		r, x, key := b.open(), b.xid(), b.key()
 		b.seed(r, key, 1)
 		_, branch := b.prepared(r, x, key, 2)
@@ -34,7 +38,7 @@ var lockCases = []testCase{
 		b.requireFree(other, key)
 		b.requireValue(key, 1)
 	}},
-	{name: "a cancelled wait leaves nothing locked", run: func(b *bench) {
+	{name: "a cancelled wait leaves nothing locked", needs: manyWrite, what: writers, run: func(b *bench) {
 		r, mine, theirs := b.open(), b.key(), b.key()
 		b.seed(r, mine, 1)
 		b.seed(r, theirs, 1)

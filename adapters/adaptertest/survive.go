@@ -20,17 +20,19 @@ const (
 
 // surviveCases: a death, and what of the branch is there afterwards.
 var surviveCases = []testCase{
-	{name: "a prepared branch survives a killed session and commits", needs: hasEndSession, what: sessions,
+	{name: "a prepared branch survives a killed session and commits", prepares: true,
+		needs: hasEndSession, what: sessions,
 		run: func(b *bench) { b.survives(txn.Commit, b.dieBySession) }},
-	{name: "a prepared branch survives a killed session and rolls back", needs: hasEndSession, what: sessions,
+	{name: "a prepared branch survives a killed session and rolls back", prepares: true,
+		needs: hasEndSession, what: sessions,
 		run: func(b *bench) { b.survives(txn.Abort, b.dieBySession) }},
-	{name: "a prepared branch survives a killed server and commits", needs: hasRestart, what: server,
+	{name: "a prepared branch survives a killed server and commits", prepares: true, needs: hasRestart, what: server,
 		run: func(b *bench) { b.survives(txn.Commit, b.dieByServer) }},
-	{name: "a prepared branch survives a killed server and rolls back", needs: hasRestart, what: server,
+	{name: "a prepared branch survives a killed server and rolls back", prepares: true, needs: hasRestart, what: server,
 		run: func(b *bench) { b.survives(txn.Abort, b.dieByServer) }},
-	{name: "a prepared branch survives a killed client and commits", needs: hasChild, what: client,
+	{name: "a prepared branch survives a killed client and commits", prepares: true, needs: hasChild, what: client,
 		run: func(b *bench) { b.survives(txn.Commit, b.dieByClient) }},
-	{name: "a prepared branch survives a killed client and rolls back", needs: hasChild, what: client,
+	{name: "a prepared branch survives a killed client and rolls back", prepares: true, needs: hasChild, what: client,
 		run: func(b *bench) { b.survives(txn.Abort, b.dieByClient) }},
 
 	{name: "a killed session leaves nothing of an unprepared branch", needs: hasEndSession, what: sessions,
@@ -62,7 +64,7 @@ var surviveCases = []testCase{
 			KillClient(b.t, Order{Arg: b.Child, XID: b.xid(), Key: key, Value: 7})
 			b.requireNothing(key)
 		}},
-	{name: "a commit survives a killed server", needs: hasRestart, what: server,
+	{name: "a commit survives a killed server", prepares: true, needs: hasRestart, what: server,
 		run: func(b *bench) {
 			r, x, key := b.open(), b.xid(), b.key()
 			s, branch := b.prepared(r, x, key, 7)

@@ -52,8 +52,12 @@ type Target struct {
 	// Rows: the resource is an adapters.Marked.
 	Rows bool
 	// Last: the resource can be the last one of a transaction. It is an adapters.Settler, and its sessions are
-	// adapters.Last and adapters.Tagged.
+	// adapters.Last, and adapters.Tagged if it can prepare.
 	Last bool
+	// NoPrepare: the resource cannot prepare. A branch that wrote votes no, and commits alone or as the last one.
+	NoPrepare bool
+	// OneWriter: a branch that works keeps every other one from writing, and whoever settles as well.
+	OneWriter bool
 	// Hostile is what applications do to the transaction of a branch. Harmless things
 	// belong to it as well: an adapter that refuses everything is of no use.
 	Hostile []Hostile
@@ -69,6 +73,10 @@ func Run(t *testing.T, target Target) {
 				t.Logf("not run: %s: the target has no %s", c.name, c.what)
 				continue
 			}
+			if c.prepares && target.NoPrepare {
+				t.Logf("not run: %s: the target cannot prepare", c.name)
+				continue
+			}
 			t.Run(c.name, func(t *testing.T) { c.run(newBench(t, target)) })
 		}
 	}
@@ -80,17 +88,6 @@ func Run(t *testing.T, target Target) {
 	}
 }
 
-// RunLast runs the cases of a last resource alone, for one that cannot prepare.
-func RunLast(t *testing.T, target Target) {
-	for _, c := range lastCases {
-		if c.needs != nil && !c.needs(target) {
-			t.Logf("not run: %s: the target has no %s", c.name, c.what)
-			continue
-		}
-		t.Run(c.name, func(t *testing.T) { c.run(newBench(t, target)) })
-	}
-}
-
 // testCase is one situation and its result. needs tells whether the target has what
 // the case takes, and what names it.
 type testCase struct {
@@ -98,4 +95,6 @@ type testCase struct {
 	run   func(b *bench)
 	needs func(Target) bool
 	what  string
+	// prepares: a branch has to be prepared for it.
+	prepares bool
 }

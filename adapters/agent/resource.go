@@ -194,7 +194,8 @@ func (r *Resource) Check(ctx context.Context) (adapters.Report, error) {
 	if err != nil {
 		return adapters.Report{}, r.client.failed("check "+r.name, err)
 	}
-	report := adapters.Report{Version: m.GetVersion()}
+	report := adapters.Report{Version: m.GetVersion(), NotBranch: m.GetNotBranch(), NotLast: "an agent hosts it, and " +
+		"prepares what it holds"}
 	for _, f := range m.GetFindings() {
 		report.Findings = append(report.Findings,
 			adapters.Finding{What: f.GetWhat(), Detail: f.GetDetail(), Problem: f.GetProblem(), Fix: f.GetFix()})

@@ -31,9 +31,12 @@ func (r *Resource) Check(ctx context.Context) (report adapters.Report, err error
 		}
 		report.Findings = append(report.Findings, killFinding(s, grants), waitsFinding(ctx, c, s), tablesFinding(ctx,
 			c))
-		if !r.options.NoMarker {
-			report.Findings = append(report.Findings, markerFinding(ctx, c, s))
+		if r.options.NoMarker {
+			report.NotLast = errLastMarker.Error()
+			return nil
 		}
+		report.Findings = append(report.Findings, markerFinding(ctx, c, s))
+		report.NotLast = notLast(ctx, c, s)
 		return nil
 	})
 	if err != nil {
@@ -268,6 +271,18 @@ func markerFinding(ctx context.Context, c *sql.Conn, s server) adapters.Finding 
 	}
 	f.Detail = "there"
 	return f
+}
+
+// notLast tells why the user of the resource cannot settle what it decides as the last resource; empty: he can. Nothing
+// is inserted, but the server checks the grants.
+func notLast(ctx context.Context, c *sql.Conn, s server) string {
+	_, err := c.ExecContext(ctx, "INSERT INTO "+tableIn(s)+" (cluster, gid, branch, holder, decision) "+
+		"SELECT 0, '', 0, '', '' FROM DUAL WHERE FALSE") // #nosec G202 -- tableIn quotes
+	switch {
+	case err == nil, isCode(err, codeNoSuchTable), isCode(err, codeNoSuchColumn):
+		return "" // the first branch makes what is missing
+	}
+	return err.Error()
 }
 
 // Inspect implements adapters.Inspector. Who waits for a branch the servers tell only of one that hangs on

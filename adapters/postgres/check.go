@@ -93,6 +93,7 @@ type state struct {
 	gone            int      // of ours, how many have an owner that is there no more
 	marker          *bool    // the login may read and remove markers; nil if there is no table
 	mayMark         bool     // we may write a row in their table
+	mayDecide       bool     // that has room for the markers of last resources, or we may make it
 }
 
 const stateText = `
@@ -120,7 +121,19 @@ func (r *Resource) Check(ctx context.Context) (adapters.Report, error) {
 	if err := r.with(ctx, func(conn *pgx.Conn) error { return s.ask(ctx, conn) }); err != nil {
 		return adapters.Report{}, r.explain(asking, "check", err)
 	}
-	return adapters.Report{Version: "PostgreSQL " + s.version, Findings: s.findings()}, nil
+	report := adapters.Report{Version: "PostgreSQL " + s.version, Findings: s.findings()}
+	if s.allowed == 0 {
+		report.NotBranch = "max_prepared_transactions is 0"
+	}
+	switch {
+	case r.noMarker:
+		report.NotLast = errLastMarker.Error()
+	case s.marker != nil && !s.mayMark:
+		report.NotLast = s.login + " may not write " + markerTable
+	case s.marker != nil && !s.mayDecide:
+		report.NotLast = "the marker table comes from an earlier release: have its owner run " + AddDecisions
+	}
+	return report, nil
 }
 
 func (s *state) ask(ctx context.Context, conn *pgx.Conn) error {
@@ -140,7 +153,7 @@ func (s *state) ask(ctx context.Context, conn *pgx.Conn) error {
 		&s.gone); err != nil {
 		return err
 	}
-	return conn.QueryRow(ctx, mayForgetText, pgx.QueryExecModeExec).Scan(&s.marker, &s.mayMark)
+	return conn.QueryRow(ctx, mayForgetText, pgx.QueryExecModeExec).Scan(&s.marker, &s.mayMark, &s.mayDecide)
 }
 
 // oldest is the age of our oldest branch; the list is in order of time.
@@ -199,7 +212,8 @@ func (s state) room() adapters.Finding {
 	const what, fix = "max_prepared_transactions",
 		"set max_prepared_transactions = 200 (at least the sum of all pools) and restart"
 	if s.allowed == 0 {
-		return adapters.Finding{What: what, Detail: "0: prepared transactions are disabled", Problem: true, Fix: fix}
+		return adapters.Finding{What: what, Detail: "0: prepared transactions are disabled, so it takes part as the " +
+			"last resource or alone", Fix: fix}
 	}
 	// A full table is no reason not to finish what is in it.
 	return hint(what, fmt.Sprintf("%d of %d in use", s.used, s.allowed), s.used >= s.allowed,

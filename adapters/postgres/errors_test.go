@@ -84,7 +84,8 @@ var messages = []message{
 	{"a standby", explained(finishing, "25006"),
 		answered + "25006); this server is a standby: point the resource at the primary"},
 	{"no prepared transactions", explained(preparing, "55000"),
-		answered + "55000); set max_prepared_transactions above 0 and restart the server"},
+		answered + "55000); set max_prepared_transactions above 0 and restart the server, or name this " +
+			"database in WithLastResource"},
 	{"two finish a branch", explained(finishing, "55000"),
 		answered + "55000); somebody else is finishing the branch: try again"},
 	{"too many prepared transactions", explained(preparing, "53200"),

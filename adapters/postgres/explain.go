@@ -88,7 +88,7 @@ func nextStep(op operation, err error) string {
 	case op == finishing && code == "25006":
 		return "this server is a standby: point the resource at the primary"
 	case op == preparing && code == "55000":
-		return "set max_prepared_transactions above 0 and restart the server"
+		return "set max_prepared_transactions above 0 and restart the server, or name this database in WithLastResource"
 	case op == finishing && code == "55000":
 		return "somebody else is finishing the branch: try again"
 	case op == preparing && code == "53200":

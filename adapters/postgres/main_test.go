@@ -263,8 +263,14 @@ func (b *bank) busy(s *session) {
 func TestConformance(t *testing.T) {
 	b := newBank(t)
 	b.ctx = context.Background() // each case has its own deadline
+	target := b.target()
+	target.Hostile = hostile(b)
+	adaptertest.Run(t, target)
+}
+
+func (b *bank) target() adaptertest.Target {
 	dsn := b.db.UserDSN("app", "", "")
-	adaptertest.Run(t, adaptertest.Target{
+	return adaptertest.Target{
 		Batches: true,
 		Rows:    true,
 		Last:    true,
@@ -279,9 +285,8 @@ func TestConformance(t *testing.T) {
 		ReadOnly: func(ctx context.Context, s adapters.Session) error {
 			return do(ctx, s, "select count(*) from account")
 		},
-		Hang:    func(ctx context.Context, s adapters.Session) error { return do(ctx, s, "select pg_sleep(600)") },
-		Busy:    func(_ testing.TB, s adapters.Session) { b.busy(s.(*session)) },
-		Hostile: hostile(b),
+		Hang: func(ctx context.Context, s adapters.Session) error { return do(ctx, s, "select pg_sleep(600)") },
+		Busy: func(_ testing.TB, s adapters.Session) { b.busy(s.(*session)) },
 
 		EndSession: func(_ testing.TB, s adapters.Session) { b.kill(s.(*session)) },
 		Restart: func(t testing.TB) {
@@ -291,7 +296,7 @@ func TestConformance(t *testing.T) {
 		},
 		Child:   dsn,
 		Foreign: func(t testing.TB) func(testing.TB) { return b.plantForeign(t) },
-	})
+	}
 }
 
 // plantForeign prepares branches of others, in this database and in another one, whose

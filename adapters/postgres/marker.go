@@ -47,13 +47,15 @@ select (select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oi
        current_setting('transaction_read_only') = 'off'
   from (select 1) as one left join pg_namespace n on n.nspname = 'concord'`
 
-	// mayForgetText tells whether we may read and remove markers, null if there is no table, and whether we
-	// may write a row there.
+	// mayForgetText tells whether we may read and remove markers, null if there is no table; whether we may write a
+	// row there; and whether it has the column of last resources, or we may add it.
 	mayForgetText = `
-select m.forget, coalesce(m.write, false)
+select m.forget, coalesce(m.write, false), coalesce(m.decide, false)
   from (select 1) as one left join (
         select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')
-               and has_table_privilege(c.oid, 'delete') as forget, has_table_privilege(c.oid, 'insert') as write
+               and has_table_privilege(c.oid, 'delete') as forget, has_table_privilege(c.oid, 'insert') as write,
+               pg_has_role(c.relowner, 'usage') or exists (select from pg_attribute a where a.attrelid = c.oid
+               and a.attname = 'decision' and not a.attisdropped) as decide
           from pg_namespace n join pg_class c on c.relnamespace = n.oid
          where n.nspname = 'concord' and c.relname = 'branch') as m on true`
 

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/adapters/adaptertest"
 	"github.com/concordtx/concord/internal/testdb"
 	"github.com/concordtx/concord/txn"
 )
@@ -175,14 +176,45 @@ func TestNameInUseVotesNo(t *testing.T) {
 	require.ErrorContains(t, b.votesNo(second, "23505"), "has committed already")
 }
 
-func TestServerWithoutPreparedTransactionsVotesNoAndTheCheckSaysWhy(t *testing.T) {
+// As an ordinary branch it is refused with both ways out.
+func TestServerWithoutPreparedTransactionsIsALastResource(t *testing.T) {
 	b := bankWith(t, testdb.WithSetting("max_prepared_transactions", "0"))
+	b.ctx = context.Background() // each case has its own deadline
 	s, _ := b.work()
 	err := b.votesNo(s, "55000")
-	require.ErrorContains(t, err, "set max_prepared_transactions above 0")
+	require.ErrorContains(t, err, "set max_prepared_transactions above 0 and restart the server, or name this "+
+		"database in WithLastResource")
 	report, err := b.Check(b.ctx)
 	require.NoError(t, err)
-	require.False(t, report.OK())
+	require.True(t, report.OK(), "%+v", report)
+	require.Equal(t, "max_prepared_transactions is 0", report.NotBranch)
+	require.Empty(t, report.NotLast)
+	f := findingOf(t, report, "max_prepared_transactions")
+	require.Contains(t, f.Detail, "it takes part as the last resource or alone")
+	require.NotEmpty(t, f.Fix)
+
+	target := b.target()
+	target.NoPrepare, target.Foreign = true, nil
+	adaptertest.Run(t, target)
+}
+
+// What the login of a node may not write, or make room for, it cannot settle.
+func TestCheckSaysWhyADatabaseIsNoLastResource(t *testing.T) {
+	b := bankWith(t)
+	notLast := func(r *Resource) string {
+		report, err := r.Check(b.ctx)
+		require.NoError(t, err)
+		require.Empty(t, report.NotBranch)
+		return report.NotLast
+	}
+	require.Empty(t, notLast(b.Resource))
+	require.Equal(t, errLastMarker.Error(), notLast(New("bank", b.pool, WithoutMarker())))
+	require.NoError(t, b.db.Exec(b.ctx, "", "alter table concord.branch drop column decision"))
+	require.Equal(t, "the marker table comes from an earlier release: have its owner run "+AddDecisions,
+		notLast(b.as("app", "")))
+	require.Empty(t, notLast(b.as("postgres", "")), "the owner adds it")
+	require.NoError(t, b.db.Exec(b.ctx, "", AddDecisions, "revoke insert on concord.branch from app"))
+	require.Equal(t, "app may not write concord.branch", notLast(b.as("app", "")))
 }
 
 func TestFullTableOfPreparedTransactionsVotesNoAndTheCheckSaysWhy(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/bench/meter"
 	"github.com/concordtx/concord/cmd/internal/bank"
@@ -215,8 +216,25 @@ func TestUsesAClusterThatRuns(t *testing.T) {
 	var moved transferResult
 	fields(t, out, &moved)
 	require.Nil(t, moved.NodesCPU, "the nodes are not the command's own")
+	require.Empty(t, moved.LastResource)
 	require.Eventually(t, func() bool { return committed() >= uint64(moved.Committed) }, 10*time.Second,
 		50*time.Millisecond)
+
+	out, err = command(t, "transfer", "--config", n.file(1, "yaml"), "--workers", "2", "--duration", "300ms",
+		"--rounds", "1", "--last-resource", "orders", "-o", "json")
+	require.NoError(t, err)
+	fields(t, out, &moved)
+	require.Equal(t, "orders", moved.LastResource)
+	require.Positive(t, moved.Committed)
+	require.Zero(t, moved.Errors+moved.BaselineErrors+moved.Unknown, moved.Failure)
+	list, err := api.Dial(n.addresses(), api.ClientOptions{})
+	require.NoError(t, err)
+	defer list.Close()
+	latest, err := list.List(t.Context(), &concordv1.ListRequest{Limit: 1})
+	require.NoError(t, err)
+	id, err := txn.ParseID(latest.GetTransactions()[0].GetGid())
+	require.NoError(t, err)
+	require.Equal(t, txn.LastResource, id.Class(), "it was decided by its last resource")
 
 	before := committed()
 	out, err = command(t, "decisions", "--addr", strings.Join(n.addresses(), ","), "--workers", "2", "--duration",

@@ -30,6 +30,8 @@ var messages = []message{
 		says: `FILE: "resources" has 0 SQL databases: money moves between two`},
 	{line: "transfer --config FILE", file: oneDatabase,
 		says: `FILE: "resources" has 1 SQL database: money moves between two`},
+	{line: "transfer --config FILE --last-resource c", file: oneDatabase + "  - {name: b, driver: mysql, dsn: x}\n",
+		says: `--last-resource: "c" is neither "a" nor "b", between which money moves`},
 	{line: "transfer --config FILE", file: "members: [{idd: 1}]", says: "FILE: members: '[0]' has unknown keys: idd"},
 	{line: "transfer --config /nonexistent/x",
 		says: "read the configuration /nonexistent/x: no such file or directory: " +

@@ -40,6 +40,7 @@ type transferResult struct {
 	RoundSeconds      float64         `json:"round_seconds"`
 	First             string          `json:"first"`
 	Second            string          `json:"second"`
+	LastResource      string          `json:"last_resource,omitempty"` // that decides; empty: the cluster does
 	PerSecond         float64         `json:"per_second"`
 	BaselinePerSecond float64         `json:"baseline_per_second"`
 	RatioMedian       float64         `json:"ratio_median"`
@@ -76,7 +77,7 @@ type transferRound struct {
 
 func (c *cli) transferCommand() *cobra.Command {
 	var l load
-	var file string
+	var file, last string
 	var servers []int
 	cmd := &cobra.Command{
 		Use: "transfer --config FILE", Short: "Transfers between two databases, next to the plain loop without a " +
@@ -87,6 +88,8 @@ func (c *cli) transferCommand() *cobra.Command {
 			"UPDATE, in the first database and then in the second; XA END, PREPARE in both in parallel;\n" +
 			"COMMIT in both in parallel; one statement for each round trip. It is not safe: whoever dies\n" +
 			"between the phases leaves transfers that nobody can decide.\n\n" +
+			"With --last-resource one of the two decides by its own commit, and is not prepared (WithLastResource);\n" +
+			"the baseline prepares both all the same.\n\n" +
 			"If FILE has \"members\" and they run, they are the coordinator; otherwise three nodes are started\n" +
 			"for the measurement. PostgreSQL needs max_prepared_transactions above --workers.\n\n" +
 			"At the end all balances are added up and both databases are asked for what is still prepared.\n" +
@@ -95,7 +98,8 @@ func (c *cli) transferCommand() *cobra.Command {
 			"rounds; of the node processes from start to end.\n\n" +
 			omissionHelp,
 		Example: "  concord-bench transfer --config node1.yaml --workers 16 --duration 10s --rounds 5\n" +
-			"  concord-bench transfer --config node1.yaml --workers 64 -o json",
+			"  concord-bench transfer --config node1.yaml --workers 64 -o json\n" +
+			"  concord-bench transfer --config node1.yaml --last-resource orders",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" {
 				return terminal.Usagef("--config is missing: name a file with \"resources\", as in \"concord serve " +
@@ -104,7 +108,7 @@ func (c *cli) transferCommand() *cobra.Command {
 			if err := l.check(); err != nil {
 				return err
 			}
-			r, err := c.benchTransfer(cmd.Context(), file, l, servers)
+			r, err := c.benchTransfer(cmd.Context(), file, last, l, servers)
 			if err != nil {
 				return err
 			}
@@ -115,17 +119,19 @@ func (c *cli) transferCommand() *cobra.Command {
 	cmd.Flags().IntSliceVar(&servers, "servers", nil,
 		"process ids on this machine, such as those of the database servers; what they and their children use of "+
 			"the CPU is shown")
+	cmd.Flags().StringVar(&last, "last-resource", "", "the one of the two databases that decides, by its name in FILE")
 	l.flags(cmd)
 	return cmd
 }
 
-func (c *cli) benchTransfer(ctx context.Context, file string, l load, servers []int) (_ *transferResult, err error) {
+func (c *cli) benchTransfer(ctx context.Context, file, last string, l load,
+	servers []int) (_ *transferResult, err error) {
 	dir, remove, err := workFolder(l.dir)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
-	b := &transferBench{load: l, program: c.concord, servers: servers}
+	b := &transferBench{load: l, last: last, program: c.concord, servers: servers}
 	defer func() { err = errors.Join(err, b.close()) }()
 	if err := b.open(ctx, file, dir); err != nil {
 		return nil, err
@@ -142,6 +148,7 @@ func (c *cli) benchTransfer(ctx context.Context, file string, l load, servers []
 // transferBench is one measurement.
 type transferBench struct {
 	load
+	last    string // the last resource; empty: the cluster decides
 	program string // of the nodes, if it is named
 	servers []int  // processes whose CPU is asked for
 	banks   [2]bank.Bank
@@ -159,6 +166,10 @@ func (b *transferBench) open(ctx context.Context, file, dir string) error {
 	conf, chosen, err := twoDatabases(file)
 	if err != nil {
 		return err
+	}
+	if b.last != "" && b.last != chosen[0].Name && b.last != chosen[1].Name {
+		return terminal.Usagef("--last-resource: %q is neither %q nor %q, between which money moves", b.last,
+			chosen[0].Name, chosen[1].Name)
 	}
 	if err := openBanks(ctx, &b.banks, chosen, b.workers); err != nil {
 		return err
@@ -211,14 +222,14 @@ func openBanks(ctx context.Context, banks *[2]bank.Bank, chosen []config.Resourc
 }
 
 // move makes one transfer through concord.
-func move(ctx context.Context, client *concord.Client, banks *[2]bank.Bank) error {
+func move(ctx context.Context, client *concord.Client, banks *[2]bank.Bank, options ...concord.TxOption) error {
 	from, to, amount := chooseTransfer()
 	err := client.Run(ctx, func(ctx context.Context, tx *concord.Tx) error {
 		if err := banks[0].Add(ctx, tx, from, -amount); err != nil {
 			return err
 		}
 		return banks[1].Add(ctx, tx, to, amount)
-	})
+	}, options...)
 	if errors.Is(err, concord.ErrUnknownOutcome) {
 		return fmt.Errorf("%w: %w", meter.ErrUnknown, err)
 	}
@@ -290,8 +301,12 @@ func (b *transferBench) describe() string {
 	if b.nodes != nil {
 		where = "three nodes of its own"
 	}
-	return fmt.Sprintf("from %s (%s) to %s (%s), coordinated by %s",
-		b.banks[0].Name(), b.banks[0].Driver(), b.banks[1].Name(), b.banks[1].Driver(), where)
+	decides := "coordinated by"
+	if b.last != "" {
+		decides = "decided by " + b.last + " and noted by"
+	}
+	return fmt.Sprintf("from %s (%s) to %s (%s), %s %s",
+		b.banks[0].Name(), b.banks[0].Driver(), b.banks[1].Name(), b.banks[1].Driver(), decides, where)
 }
 
 // run makes all rounds. Who begins a round alternates, so that neither always gets
@@ -361,6 +376,9 @@ func chooseTransfer() (from, to int, amount int64) {
 }
 
 func (b *transferBench) viaConcord(ctx context.Context, _ int) error {
+	if b.last != "" {
+		return move(ctx, b.client, &b.banks, concord.WithLastResource(b.last))
+	}
 	return move(ctx, b.client, &b.banks)
 }
 
@@ -444,7 +462,7 @@ func (b *transferBench) figures() *transferResult {
 	c, p := b.concord, b.baseline
 	r := &transferResult{
 		Workers: b.workers, Rounds: b.rounds, RoundSeconds: b.duration.Seconds(),
-		First: b.banks[0].Name(), Second: b.banks[1].Name(),
+		First: b.banks[0].Name(), Second: b.banks[1].Name(), LastResource: b.last,
 		PerSecond: c.Total.PerSecond(), BaselinePerSecond: p.Total.PerSecond(),
 		P50: c.Millis(50), P99: c.Millis(99), P999: c.Millis(99.9),
 		BaselineP50: p.Millis(50), BaselineP99: p.Millis(99), BaselineP999: p.Millis(99.9),

@@ -387,6 +387,35 @@ func TestWhatIsToBeChangedCanBePasted(t *testing.T) {
 	require.Contains(t, out.String(), "-> CREATE TABLE t ( a bigint )\n")
 }
 
+// What a database can be in a transaction is said of each, and why not.
+func TestCheckSaysWhatADatabaseCanBe(t *testing.T) {
+	for _, k := range []struct {
+		ok                 bool
+		notBranch, notLast string
+		can                []string
+		says               string
+	}{
+		{ok: true, can: []string{"branch", "last_resource"},
+			says: "ok       can be a branch beside others, or the last resource"},
+		{ok: true, notLast: "an agent hosts it", can: []string{"branch"},
+			says: "ok       can be a branch beside others (no last resource: an agent hosts it)"},
+		{ok: true, notBranch: "max_prepared_transactions is 0", can: []string{"last_resource"},
+			says: "ok       can be the last resource, or alone (no branch beside others: " +
+				"max_prepared_transactions is 0)"},
+		{notBranch: "a", notLast: "b", can: []string{},
+			says: "PROBLEM  can be nothing (no branch beside others: a; no last resource: b)"},
+		{can: []string{}, says: "PROBLEM  can be nothing"},
+	} {
+		m := &concordv1.ResourceReport{Ok: k.ok, NotBranch: k.notBranch, NotLastResource: k.notLast}
+		require.Equal(t, k.can, canBe(m))
+		var out bytes.Buffer
+		c := &cli{out: terminal.Harmless(&out), output: "table"}
+		require.NoError(t, c.printReports([]reportJSON{{Name: "orders", OK: k.ok, CanBe: canBe(m),
+			NotBranch: k.notBranch, NotLastResource: k.notLast}}))
+		require.Contains(t, out.String(), "  "+k.says+"\n")
+	}
+}
+
 // A recovery comes in pieces: plans first, and what was carried out once more.
 func TestARecoveryIsSummedUpAsItComes(t *testing.T) {
 	r := recovered{apply: true, at: map[string]int{}}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,7 +29,8 @@ func (c *cli) resourceCommand() *cobra.Command {
 		&cobra.Command{
 			Use: "check [NAME]", Short: "Run the preflight: version, settings, privileges, evidence",
 			Long: "Asks one resource, or all, whether it is fit to take part in transactions, and says what " +
-				"to\nchange. Exit code 1 if something is wrong.",
+				"to\nchange, and what each can be: a branch that is prepared beside others, the last resource of a\n" +
+				"transaction (WithLastResource), or both. Exit code 1 if something is wrong.",
 			Args: func(cmd *cobra.Command, args []string) error {
 				if len(args) > 1 {
 					return terminal.Usagef("want at most one NAME: see \"concord resource ls\"")
@@ -223,6 +225,10 @@ type reportJSON struct {
 	OK       bool          `json:"ok"`
 	Error    string        `json:"error"`
 	Findings []findingJSON `json:"findings"`
+	// CanBe has "branch", which is prepared beside others, and "last_resource"; the other two say why not.
+	CanBe           []string `json:"can_be"`
+	NotBranch       string   `json:"not_branch"`
+	NotLastResource string   `json:"not_last_resource"`
 }
 
 type findingJSON struct {
@@ -245,7 +251,8 @@ func (c *cli) resourceCheck(cmd *cobra.Command, name string) error {
 	reports, ok := []reportJSON{}, true
 	for _, m := range r.GetReports() {
 		report := reportJSON{Name: m.GetName(), Driver: m.GetDriver(), Version: m.GetVersion(), OK: m.GetOk(),
-			Error: m.GetError(), Findings: []findingJSON{}}
+			Error: m.GetError(), Findings: []findingJSON{}, CanBe: canBe(m), NotBranch: m.GetNotBranch(),
+			NotLastResource: m.GetNotLastResource()}
 		for _, f := range m.GetFindings() {
 			report.Findings = append(report.Findings,
 				findingJSON{What: f.GetWhat(), Detail: f.GetDetail(), Problem: f.GetProblem(), Fix: f.GetFix()})
@@ -264,12 +271,52 @@ func (c *cli) resourceCheck(cmd *cobra.Command, name string) error {
 	return err
 }
 
+// canBe says what a database can be in a transaction. One that could not be asked, or has a problem, is nothing.
+func canBe(m *concordv1.ResourceReport) []string {
+	can := []string{}
+	if m.GetOk() && m.GetNotBranch() == "" {
+		can = append(can, "branch")
+	}
+	if m.GetOk() && m.GetNotLastResource() == "" {
+		can = append(can, "last_resource")
+	}
+	return can
+}
+
+// role says the same in words.
+func (r reportJSON) role() string {
+	var why []string
+	if r.NotBranch != "" {
+		why = append(why, "no branch beside others: "+r.NotBranch)
+	}
+	if r.NotLastResource != "" {
+		why = append(why, "no last resource: "+r.NotLastResource)
+	}
+	text := "nothing"
+	switch {
+	case len(r.CanBe) == 2:
+		text = "a branch beside others, or the last resource"
+	case slices.Contains(r.CanBe, "branch"):
+		text = "a branch beside others"
+	case slices.Contains(r.CanBe, "last_resource"):
+		text = "the last resource, or alone"
+	}
+	if len(why) > 0 {
+		text += " (" + strings.Join(why, "; ") + ")"
+	}
+	return text
+}
+
 func (c *cli) printReports(reports []reportJSON) error {
 	for _, r := range reports {
 		fmt.Fprintf(c.out, "%s (%s %s): %s\n", terminal.Cell(r.Name), terminal.Cell(r.Driver),
 			terminal.OrDash(terminal.Cell(r.Version)), map[bool]string{true: "fit", false: "NOT FIT"}[r.OK])
 		if r.Error != "" {
 			fmt.Fprintf(c.out, "  PROBLEM  %s\n", terminal.Cell(r.Error))
+		}
+		if r.Error == "" {
+			mark := map[bool]string{true: "PROBLEM", false: "ok     "}[len(r.CanBe) == 0]
+			fmt.Fprintf(c.out, "  %s  can be %s\n", mark, terminal.Cell(r.role()))
 		}
 		for _, f := range r.Findings {
 			mark, colour := "ok     ", terminal.Green

@@ -35,6 +35,8 @@ var asksForClass = map[string][]string{
 	"adapters/mysql/xa.go":               {"Plain", "Recorded", "ThreePhase"},
 	"adapters/postgres/sql.go":           {"Plain", "Recorded", "ThreePhase"},
 	"adapters/pebble/journal/journal.go": {"Plain", "Recorded", "ThreePhase"},
+	// what the cluster decides has to be prepared; others may be last, or alone
+	"adapters/sqlite/session.go": {"Plain", "LastResource"},
 	// the protocol tells the others
 	"server/transactions.go": {"Plain", "Recorded", "ThreePhase"},
 	// an operator may commit it, if it is decided here

@@ -54,6 +54,7 @@ var house = map[string]struct {
 	"adapters/mysql":       {layer: 3, why: "MySQL and MariaDB as a resource"},
 	"adapters/pebble":      {layer: 3, why: "an embedded resource on the same store as the log"},
 	"adapters/postgres":    {layer: 3, why: "PostgreSQL as a resource"},
+	"adapters/sqlite":      {layer: 3, why: "a SQLite file as a last resource"},
 	"adapters/adaptertest": {layer: 3, kind: forTests, why: "what every resource must pass"},
 	"recovery":             {layer: 3, why: "pure plans from the table and from listings"},
 	"api":                  {layer: 3, why: "the API in the words of txn, for both of its ends"},
@@ -225,17 +226,19 @@ func TestApplicationsLinkOnlyWhatTheyNeed(t *testing.T) {
 		charm      = "charm.land/"
 		testify    = "github.com/stretchr/"
 		otel       = "go.opentelemetry.io/"
+		sqlite     = "github.com/ncruces/"
 	)
 	heavy := []string{pebble, prometheus, viper, charm, testify, module + "/coordinator", module + "/wal",
 		module + "/server"}
 	for pkg, unwanted := range map[string][]string{
-		".":                   {pgx, mysql, otel},
+		".":                   {pgx, mysql, otel, sqlite},
 		"./concordotel":       {pgx, mysql, otel + "otel/sdk"},
 		"./adapters":          {pgx, mysql, "connectrpc.com/"},
 		"./api":               {pgx, mysql},
 		"./adapters/postgres": {mysql},
 		"./adapters/mysql":    {pgx},
 		"./adapters/memory":   {pgx, mysql},
+		"./adapters/sqlite":   {pgx, mysql, otel},
 	} {
 		deps := strings.Fields(goCommand(t, "list", "-deps", pkg))
 		require.Contains(t, deps, strings.TrimSuffix(module+"/"+strings.TrimPrefix(strings.TrimPrefix(pkg, "."), "/"),
@@ -245,5 +248,12 @@ func TestApplicationsLinkOnlyWhatTheyNeed(t *testing.T) {
 				require.False(t, strings.HasPrefix(dep, u), "%s links %s", pkg, dep)
 			}
 		}
+	}
+}
+
+// SQLite is as large as all that the program links besides, and a node opens no file of an application's.
+func TestTheProgramsDoNotLinkSQLite(t *testing.T) {
+	for _, dep := range strings.Fields(goCommand(t, "list", "-deps", "./cmd/...")) {
+		require.False(t, strings.HasPrefix(dep, "github.com/ncruces/"), dep)
 	}
 }

@@ -25,7 +25,7 @@ func (h *handlers) CheckHosted(ctx context.Context, r *concordv1.CheckHostedRequ
 	if err != nil {
 		return nil, txn.Unavailablef("resource %s: %w", d.Name(), err)
 	}
-	m := &concordv1.CheckHostedResponse{Version: report.Version}
+	m := &concordv1.CheckHostedResponse{Version: report.Version, NotBranch: report.NotBranch}
 	for _, f := range report.Findings {
 		m.Findings = append(m.Findings, &concordv1.Finding{What: f.What, Detail: f.Detail, Problem: f.Problem,
 			Fix: f.Fix})

@@ -21,6 +21,7 @@ import (
 func TestTraces(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		initiator, coordinator, participant := new(Initiator), new(Coordinator), NewParticipant(0)
+		last := new(LastCoordinator)
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			fresh := d.HasArg("new")
 			var core interface {
@@ -41,6 +42,14 @@ func TestTraces(t *testing.T) {
 					coordinator = Resume(branches(t, "0,1"))
 				}
 				core = coordinator
+			case "last":
+				if fresh {
+					last = new(LastCoordinator)
+				}
+				if d.HasArg("resume") {
+					last = ResumeLast(branches(t, "0,1"))
+				}
+				core = last
 			case "participant":
 				if fresh {
 					participant = NewParticipant(0)
@@ -83,6 +92,11 @@ func event(t *testing.T, words []string) protocol.Event {
 	case "only-read":
 		return OnlyRead{No: no()}
 	case "commit-asked":
+		if arg(1) == "last" {
+			n, err := strconv.ParseUint(arg(2), 10, 8)
+			require.NoError(t, err, words)
+			return CommitAsked{Deferred: true, Last: txn.BranchNo(n)}
+		}
 		return CommitAsked{Recorded: arg(1) == "recorded", AtDecision: arg(1) == "at-decision"}
 	case "rollback-asked":
 		return protocol.RollbackAsked{Reason: strings.Join(words[1:], " ")}
@@ -105,6 +119,12 @@ func event(t *testing.T, words []string) protocol.Event {
 		outcome := map[string]txn.Outcome{"committed": txn.Committed, "aborted": txn.Aborted, "unknown": txn.Unknown}
 		require.Contains(t, outcome, arg(1), words)
 		return OnePhaseDone{Outcome: outcome[arg(1)]}
+	case "marker":
+		require.Contains(t, decision, arg(1), words)
+		return MarkerFound{Marker: txn.LastMarker{Decision: decision[arg(1)], Branches: branches(t, arg(2))},
+			Reason: "its marker says so"}
+	case "settle-failed":
+		return SettleFailed{}
 	case "delivered":
 		require.Contains(t, decision, arg(1), words)
 		return protocol.Delivered{Txn: txn.Txn{Decision: decision[arg(1)], Branches: branches(t, arg(2))}}
@@ -170,6 +190,15 @@ func effect(f protocol.Effect) string {
 		}
 	case TellAborted:
 		s = "tell-aborted"
+	case CommitLast:
+		s = fmt.Sprintf("commit-last %d %s", f.No, numbers(f.Branches))
+	case TellCommitted:
+		s = "tell-committed " + numbers(f.Branches)
+	case Settle:
+		s = "settle"
+		if f.Again {
+			s += " again"
+		}
 	case protocol.Report:
 		s = fmt.Sprintf("report %d %v", f.No, f.Finish)
 	case protocol.CastVote:

@@ -98,23 +98,6 @@ func TestWrongPasswordIsToldWithoutAnyPassword(t *testing.T) {
 	require.NotContains(t, said.String(), wrong)
 }
 
-func TestServerWithoutPreparedTransactionsIsNotFit(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	b := bankAt(t, testdb.Postgres(t, testdb.WithSetting("max_prepared_transactions", "0")), mariadbServer.Get(t))
-	c := startCluster(t, settings{nodes: 1, resources: b.resources()})
-	require.Contains(t, c.waitUnfit("orders"), "max_prepared_transactions")
-	f := c.problem("orders", "max_prepared_transactions")
-	require.Contains(t, f.Fix, "restart")
-	id, err := b.run(ctx, c.dial())
-	require.ErrorIs(t, err, concord.ErrAborted)
-	require.ErrorContains(t, err, "max_prepared_transactions")
-	require.ErrorContains(t, err, "orders")
-	b.settled(c)
-	require.Equal(t, concord.Aborted, b.shows(id))
-	b.sumHolds()
-}
-
 func TestMySQLUserWithoutThePrivilegeIsNotFit(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()

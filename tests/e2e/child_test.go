@@ -261,6 +261,35 @@ func TestALastResourceThatIsDownIsWaitedFor(t *testing.T) {
 	b.sumHolds()
 }
 
+// A PostgreSQL that cannot prepare is a last resource like any other, and as an ordinary branch says what it is.
+func TestAPostgresWithoutPreparedTransactionsIsALastResource(t *testing.T) {
+	b := bankAt(t, testdb.Postgres(t, testdb.WithSetting("max_prepared_transactions", "0")), mariadbServer.Get(t))
+	c := startCluster(t, settings{resources: b.resources(), maxAge: 3 * time.Second, grace: time.Second,
+		scan: 500 * time.Millisecond})
+	client := c.dial()
+	_, err := b.run(c.Context(), client, concord.WithLastResource("orders"))
+	require.NoError(t, err)
+	_, err = b.run(c.Context(), client)
+	var aborted *concord.AbortedError
+	require.ErrorAs(t, err, &aborted)
+	require.ErrorContains(t, err, "or name this database in WithLastResource")
+
+	got := c.command("resource", "check")
+	require.Zero(t, got.code, "%v", got)
+	require.Contains(t, got.stdout, "can be the last resource, or alone (no branch beside others: "+
+		"max_prepared_transactions is 0)")
+	require.Contains(t, got.stdout, "can be a branch beside others, or the last resource")
+	for at, outcome := range map[stop]concord.Outcome{beforeLast: concord.Aborted, afterLast: concord.Committed} {
+		id := b.killChildWith(c, at, "orders")
+		eventually(t, "the node has asked", func() bool {
+			return c.command("tx", "get", id.String()).code == 0 && c.get(id).State == outcome.String()
+		})
+		require.Equal(t, outcome, b.shows(id))
+	}
+	b.settled(c)
+	b.sumHolds()
+}
+
 // Leaders and the last resource die under load: every answer is true.
 func TestALastResourceUnderLoad(t *testing.T) {
 	server := testdb.MariaDB(t)

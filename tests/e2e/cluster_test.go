@@ -436,6 +436,10 @@ type (
 		OK       bool          `json:"ok"`
 		Error    string        `json:"error"`
 		Findings []findingJSON `json:"findings"`
+
+		CanBe           []string `json:"can_be"`
+		NotBranch       string   `json:"not_branch"`
+		NotLastResource string   `json:"not_last_resource"`
 	}
 	findingJSON struct {
 		What    string `json:"what"`

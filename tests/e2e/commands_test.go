@@ -361,6 +361,7 @@ func TestCommands(t *testing.T) {
 			require.True(t, r.OK, "%+v", r)
 			require.NotEmpty(t, r.Version)
 			require.NotEmpty(t, r.Findings)
+			require.Equal(t, []string{"branch", "last_resource"}, r.CanBe)
 		}
 		c.json(&reports, 0, "resource", "check", "billing")
 		require.Len(t, reports, 1)

@@ -5466,15 +5466,19 @@ func (x *CheckResourceResponse) GetNode() uint64 {
 }
 
 type ResourceReport struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Driver        string                 `protobuf:"bytes,2,opt,name=driver,proto3" json:"driver,omitempty"`
-	Version       string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
-	Ok            bool                   `protobuf:"varint,4,opt,name=ok,proto3" json:"ok,omitempty"`
-	Error         string                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
-	Findings      []*Finding             `protobuf:"bytes,6,rep,name=findings,proto3" json:"findings,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Driver   string                 `protobuf:"bytes,2,opt,name=driver,proto3" json:"driver,omitempty"`
+	Version  string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	Ok       bool                   `protobuf:"varint,4,opt,name=ok,proto3" json:"ok,omitempty"`
+	Error    string                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	Findings []*Finding             `protobuf:"bytes,6,rep,name=findings,proto3" json:"findings,omitempty"`
+	// Why branches cannot be prepared there; empty: they can.
+	NotBranch string `protobuf:"bytes,7,opt,name=not_branch,json=notBranch,proto3" json:"not_branch,omitempty"`
+	// Why it cannot be the last resource of a transaction; empty: it can.
+	NotLastResource string `protobuf:"bytes,8,opt,name=not_last_resource,json=notLastResource,proto3" json:"not_last_resource,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ResourceReport) Reset() {
@@ -5547,6 +5551,20 @@ func (x *ResourceReport) GetFindings() []*Finding {
 		return x.Findings
 	}
 	return nil
+}
+
+func (x *ResourceReport) GetNotBranch() string {
+	if x != nil {
+		return x.NotBranch
+	}
+	return ""
+}
+
+func (x *ResourceReport) GetNotLastResource() string {
+	if x != nil {
+		return x.NotLastResource
+	}
+	return ""
 }
 
 type Finding struct {
@@ -6098,14 +6116,17 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04seen\x18\x02 \x01(\tR\x04seen\"a\n" +
 	"\x15CheckResourceResponse\x124\n" +
 	"\areports\x18\x01 \x03(\v2\x1a.concord.v1.ResourceReportR\areports\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\x04R\x04node\"\xad\x01\n" +
+	"\x04node\x18\x02 \x01(\x04R\x04node\"\xf8\x01\n" +
 	"\x0eResourceReport\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x0e\n" +
 	"\x02ok\x18\x04 \x01(\bR\x02ok\x12\x14\n" +
 	"\x05error\x18\x05 \x01(\tR\x05error\x12/\n" +
-	"\bfindings\x18\x06 \x03(\v2\x13.concord.v1.FindingR\bfindings\"a\n" +
+	"\bfindings\x18\x06 \x03(\v2\x13.concord.v1.FindingR\bfindings\x12\x1d\n" +
+	"\n" +
+	"not_branch\x18\a \x01(\tR\tnotBranch\x12*\n" +
+	"\x11not_last_resource\x18\b \x01(\tR\x0fnotLastResource\"a\n" +
 	"\aFinding\x12\x12\n" +
 	"\x04what\x18\x01 \x01(\tR\x04what\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12\x18\n" +

@@ -1902,9 +1902,11 @@ func (x *CheckHostedRequest) GetResource() string {
 }
 
 type CheckHostedResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
-	Findings      []*Finding             `protobuf:"bytes,2,rep,name=findings,proto3" json:"findings,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Version  string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	Findings []*Finding             `protobuf:"bytes,2,rep,name=findings,proto3" json:"findings,omitempty"`
+	// Why branches cannot be prepared there; empty: they can.
+	NotBranch     string `protobuf:"bytes,3,opt,name=not_branch,json=notBranch,proto3" json:"not_branch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1951,6 +1953,13 @@ func (x *CheckHostedResponse) GetFindings() []*Finding {
 		return x.Findings
 	}
 	return nil
+}
+
+func (x *CheckHostedResponse) GetNotBranch() string {
+	if x != nil {
+		return x.NotBranch
+	}
+	return ""
 }
 
 // BranchName names a branch of any cluster.
@@ -2341,10 +2350,12 @@ const file_concord_v1_participant_proto_rawDesc = "" +
 	"\vprepared_ms\x18\v \x01(\x03R\n" +
 	"preparedMs\"0\n" +
 	"\x12CheckHostedRequest\x12\x1a\n" +
-	"\bresource\x18\x01 \x01(\tR\bresource\"`\n" +
+	"\bresource\x18\x01 \x01(\tR\bresource\"\x7f\n" +
 	"\x13CheckHostedResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12/\n" +
-	"\bfindings\x18\x02 \x03(\v2\x13.concord.v1.FindingR\bfindings\"H\n" +
+	"\bfindings\x18\x02 \x03(\v2\x13.concord.v1.FindingR\bfindings\x12\x1d\n" +
+	"\n" +
+	"not_branch\x18\x03 \x01(\tR\tnotBranch\"H\n" +
 	"\n" +
 	"BranchName\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x10\n" +

@@ -76,6 +76,9 @@ func (w *world) names() []string {
 	for _, a := range w.agents {
 		names = append(names, a.resource)
 	}
+	if w.vault != nil {
+		names = append(names, vaultName)
+	}
 	return names
 }
 

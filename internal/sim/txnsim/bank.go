@@ -312,7 +312,11 @@ func (b *bank) list() []adapters.Prepared {
 	var out []adapters.Prepared
 	for _, br := range b.open {
 		if br.listed() {
-			out = append(out, adapters.Prepared{XID: br.xid()})
+			p := adapters.Prepared{XID: br.xid()}
+			if br.ghost.last != nil {
+				p.Last = txn.TagOf(vaultName)
+			}
+			out = append(out, p)
 		}
 	}
 	for _, x := range b.foreign {

@@ -27,6 +27,10 @@ import (
 //	FOREIGN what belongs to others is left alone
 //	JOIN    what a service does for a call is done once, for who began the transaction, and is voted for
 //	LIN     the decision of a gid is a write-once register (see history)
+//	A1      work and marker of a last resource are one
+//	A2      and the log, and whoever asks, follow the marker
+//	A3      no client is told commit before it
+//	A4      and the log knows all branches of a commit
 //	T1      of a three-phase transaction nobody decides otherwise than others
 //	T2      and a commit of one has all work prepared
 //	T3      no member is told a decision that cannot be
@@ -68,6 +72,7 @@ type ghost struct {
 	yes        bool         // all branches voted yes
 	heuristics []txn.Heuristic
 	made       map[api.CallName]bool // calls of services, by who takes part in it
+	last       *lastGhost            // nil unless the vault decides it
 }
 
 // watch is what the checker remembers of a branch.
@@ -170,6 +175,8 @@ func (c *checker) decided(node int, x txn.Txn) {
 	case g == nil:
 		c.Fail("AC1", "node %d decided %v, which nobody began", node, x.ID)
 		return
+	case g.last != nil:
+		c.lastLogged(node, x, g)
 	case g.decision == txn.Undecided:
 		c.first(g, x)
 	case g.decision != x.Decision:
@@ -457,7 +464,7 @@ func (c *checker) settled(epoch uint32) {
 		}
 	}
 	for _, g := range c.all {
-		if g.told == txn.Commit && !c.quorumHas(g.at) {
+		if g.told == txn.Commit && (g.last == nil || g.last.logged) && !c.quorumHas(g.at) {
 			c.Fail("DUR1", "the client of %v was told commit, and now no quorum has %v", g.id, g.at)
 		}
 	}

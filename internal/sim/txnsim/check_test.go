@@ -87,6 +87,18 @@ func (d deal) conclude(b *branch, decision txn.Decision, f txn.Finish) {
 	d.concluded(attempt{b: b, d: decision, holder: true, evident: true}, f)
 }
 
+// byVault makes the transaction one that the vault decides.
+func (d deal) byVault() deal {
+	d.g.last = &lastGhost{}
+	return d
+}
+
+// commitWith folds a commit with these branches.
+func (d deal) commitWith(branches ...txn.Branch) {
+	d.folded(1, txn.Changes{Open: []txn.Txn{{ID: d.g.id, Decision: txn.Commit, Branches: branches}},
+		Meta: txn.Meta{Zxid: zab.Zxid{Epoch: 1, Counter: 1}, Digest: txn.Digest{1}}})
+}
+
 func (d deal) decide(decision txn.Decision) { d.log(1, 1, txn.Txn{Decision: decision}) }
 
 func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.T) {
@@ -115,6 +127,33 @@ func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.
 		{"AC1", "a client is told nothing for a decision",
 			func(d deal) { d.decide(txn.Abort); d.tell(d.g, txn.Undecided) },
 			func(d deal) { d.decide(txn.Abort); d.tell(d.g, txn.Abort) }},
+		{"A1", "a last resource has a marker to commit, and not its work",
+			func(d deal) { d.byVault().marked(d.g, txn.Commit, false) },
+			func(d deal) { d.byVault().marked(d.g, txn.Commit, true) }},
+		{"A2", "a last resource commits behind a marker to abort",
+			func(d deal) { d.byVault().marked(d.g, txn.Abort, false); d.marked(d.g, txn.Commit, true) },
+			func(d deal) { d.byVault().marked(d.g, txn.Abort, false); d.decide(txn.Abort) }},
+		{"A2", "the log aborts what its last resource has not been asked about",
+			func(d deal) { d.byVault().decide(txn.Abort) },
+			func(d deal) { d.byVault().marked(d.g, txn.Abort, false); d.decide(txn.Abort) }},
+		{"A2", "the log aborts what its last resource has committed",
+			func(d deal) { d.byVault().marked(d.g, txn.Commit, true); d.decide(txn.Abort) },
+			func(d deal) { d.byVault().marked(d.g, txn.Commit, true); d.decide(txn.Commit) }},
+		{"A3", "a client is told commit before its last resource has committed",
+			func(d deal) { d.byVault().lastTold(d.g, txn.Committed) },
+			func(d deal) { d.byVault().marked(d.g, txn.Commit, true); d.lastTold(d.g, txn.Committed) }},
+		{"AC1", "a client is told abort of what its last resource has committed",
+			func(d deal) { d.byVault().marked(d.g, txn.Commit, true); d.lastTold(d.g, txn.Aborted) },
+			func(d deal) { d.byVault().marked(d.g, txn.Abort, false); d.lastTold(d.g, txn.Aborted) }},
+		{"A4", "the log does not know a branch of what a last resource has committed",
+			func(d deal) { d.byVault().marked(d.g, txn.Commit, true); d.commitWith(txn.Branch{No: 2}) },
+			func(d deal) {
+				d.byVault().marked(d.g, txn.Commit, true)
+				d.commitWith(txn.Branch{No: 1}, txn.Branch{No: 2})
+			}},
+		{"AC1", "a branch commits, and the last resource has not",
+			func(d deal) { d.byVault().a.set(committed, ours) },
+			func(d deal) { d.byVault().marked(d.g, txn.Commit, true); d.a.set(committed, ours) }},
 		{"AC1", "a committed transaction ends with a branch that is not",
 			func(d deal) { d.decide(txn.Commit); d.a.set(committed, ours); d.settled(1) },
 			func(d deal) { d.decide(txn.Commit); d.a.set(committed, ours); d.b.set(committed, ours); d.settled(1) }},

@@ -119,7 +119,9 @@ func (w *world) newHost(config zab.Config, s zab.Storage) (sim.Host, error) {
 	rules.Retention = w.quirks.Retention
 	h.machine = commit.New(commit.Config{Resources: w.names(), Rules: rules, Reload: h.reload,
 		Hosted: func(resource string) bool { return w.hosted(resource) != nil },
-		Marks:  func(resource string) bool { return w.hosted(resource) == nil && !w.bank(resource).noMarker }}, table)
+		Marks: func(resource string) bool {
+			return w.isVault(resource) || w.hosted(resource) == nil && !w.bank(resource).noMarker
+		}}, table)
 	h.core, err = replica.New(replica.Config{
 		Node: config.ID, Members: members, Boot: config.Boot, Log: config, NewCluster: txn.ClusterID(config.ID),
 		TurnSteps: w.quirks.TurnSteps,
@@ -222,12 +224,14 @@ func (h *host) effects(fx *replica.Effects, more *commit.Effects) []zab.Effect {
 	for _, r := range fx.Reply {
 		replies = append(replies, commit.Reply{Request: r.Request, Err: r.Err, Zxid: r.Zxid})
 	}
-	if len(replies)+len(more.Finish)+len(more.Scan)+len(more.Forget)+len(more.Evidence)+len(more.Send) > 0 {
+	if len(replies)+len(more.Finish)+len(more.Scan)+len(more.Forget)+len(more.Evidence)+len(more.Send)+
+		len(more.Settle) > 0 {
 		out = append(out, done{w: h.w, fx: commit.Effects{
 			Reply:  replies,
 			Finish: append([]commit.Task(nil), more.Finish...),
 			Scan:   append([]string(nil), more.Scan...),
 			Send:   append([]commit.Letter(nil), more.Send...),
+			Settle: append([]commit.LastTask(nil), more.Settle...),
 			Forget: more.Forget, Evidence: append([]commit.EvidenceAsk(nil), more.Evidence...),
 		}})
 	}
@@ -251,6 +255,12 @@ func (d done) CarryOut(n *sim.Node) {
 	}
 	for _, m := range d.fx.Send {
 		w.After(w.draw(w.Swarm.Latency), func() { w.letter(nil, m.To.PartyID, m.ID, m.Message) })
+	}
+	for _, t := range d.fx.Settle {
+		w.settleAt(n, t)
+	}
+	if s, some := d.fx.Forget[vaultName]; some {
+		w.forgetAtVault(n, s)
 	}
 	for _, e := range d.fx.Evidence {
 		w.evidence(n, e)

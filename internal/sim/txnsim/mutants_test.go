@@ -33,6 +33,12 @@ var hunted = map[string]simtest.Hunt{
 	"X60": huntWithServices(400, "JOIN"),
 	"X61": huntWithServices(400, "JOIN"),
 	"X62": huntWithServices(400, "JOIN", "AC1", "AC3"),
+	"X64": huntWithVault(400, "A2"),
+	"X65": huntWithVault(400, "A1"),
+	"X66": huntWithVault(400, "A2"),
+	"X67": huntWithVault(1000, "A2", "AC1", "AC2"),
+	"X68": huntWithVault(400, "A4"),
+	"X69": huntWithVault(400, "A2", "A4"),
 }
 
 func hunt(seeds uint64, checks ...string) simtest.Hunt {
@@ -63,6 +69,19 @@ func huntWithServices(seeds uint64, checks ...string) simtest.Hunt {
 	run := h.Run
 	h.Run = func(seed uint64) error {
 		if seed%8 != 3 || seed%5 == 0 {
+			return nil
+		}
+		return run(seed)
+	}
+	return h
+}
+
+// huntWithVault runs only seeds that have a last resource.
+func huntWithVault(seeds uint64, checks ...string) simtest.Hunt {
+	h := hunt(seeds, checks...)
+	run := h.Run
+	h.Run = func(seed uint64) error {
+		if !hasVault(seed) {
 			return nil
 		}
 		return run(seed)

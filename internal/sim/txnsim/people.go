@@ -21,7 +21,10 @@ func (w *world) recent() *ghost {
 		return nil
 	}
 	all = all[max(0, len(all)-20):]
-	return all[w.pick(len(all))]
+	if g := all[w.pick(len(all))]; g.last == nil {
+		return g
+	}
+	return nil // of those others ask
 }
 
 // read asks some node, which may have been deposed, what became of a transaction.
@@ -91,7 +94,9 @@ func (w *world) operate() {
 		return
 	}
 	for tries := 3; tries > 0 && g.decision != txn.Undecided; tries-- { // he looks for what waits
-		g = w.recent()
+		if other := w.recent(); other != nil {
+			g = other
+		}
 	}
 	if g = w.alarming(g); len(g.heuristics) > 0 {
 		w.question(w.leaderOrAny(), false, func(request uint64) replica.Event {

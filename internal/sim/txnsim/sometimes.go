@@ -82,6 +82,11 @@ const (
 	CallRefused
 	VoteUnheard
 	DecisionFollowed
+	LastToldCommit
+	LastSettledByCluster
+	LastCommitBeaten
+	LastStopped
+	VaultDown
 	situations
 )
 
@@ -112,6 +117,9 @@ var situationNames = [situations]string{
 	"call never answered",
 	"call that came twice or late refused", "service voted no because of a call that nobody had heard of",
 	"decision learned by a service from the cluster",
+	"client told commit by its last resource", "last resource settled by a node",
+	"commit of a last resource beaten by a marker to abort", "client stopped before the commit of its last resource",
+	"last resource down",
 }
 
 // String is the situation in words.

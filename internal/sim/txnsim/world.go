@@ -35,6 +35,9 @@ type world struct {
 	agents    []*agent // in some seeds
 	drivers   []*driver
 	fate      *rand.Rand // of agents
+	vault     *vault     // in some seeds
+	lasts     []*lastClient
+	lots      *rand.Rand // of those
 	services  []*service // in some seeds
 	errands   *rand.Rand // of services
 	jobs      int        // pieces of work that clients have begun
@@ -87,6 +90,7 @@ func (w *world) inhabit(seed uint64, c *sim.Cluster) {
 	members := c.Swarm.Voters + c.Swarm.Observers
 	w.hosts, w.skews, w.years = make([]*host, members), make([]time.Duration, members), make([]time.Duration, members)
 	w.openAgents(seed)
+	w.openVault(seed)
 	c.NewHost = w.newHost
 	c.Change, c.Tell = changeOfRecords, w.tells
 	c.Founded = w.foundedByAll
@@ -224,6 +228,10 @@ func (w *world) worked(n *sim.Node, boot uint32, b *branch, t commit.Task, f txn
 func (w *world) scan(n *sim.Node, name string) {
 	boot := n.Boot
 	w.After(w.About(10*sim.Millisecond)+1, func() {
+		if w.isVault(name) {
+			w.scanVault(n, boot)
+			return
+		}
 		if a := w.hosted(name); a != nil {
 			listed := w.listAtAgent(a)
 			w.After(w.About(10*sim.Millisecond), func() { w.post(n, boot, listed) })
@@ -321,6 +329,10 @@ func (w *world) acceptAt(n *sim.Node, b *bank) {
 func (w *world) evidence(n *sim.Node, e commit.EvidenceAsk) {
 	boot := n.Boot
 	w.After(w.About(10*sim.Millisecond)+1, func() {
+		if w.isVault(e.Resource) {
+			w.vaultEvidence(n, boot, e)
+			return
+		}
 		if w.hosted(e.Resource) != nil {
 			w.post(n, boot, commit.Kept{Resource: e.Resource})
 			return
@@ -407,6 +419,7 @@ func runOnce(seed uint64, o Options) *world {
 	w.startQuirks()
 	w.startMembers()
 	w.startAgents()
+	w.startVault()
 	if w.quirks.Clock > 0 && seed%3 == 0 { // a clock that is a year ahead, or behind
 		w.years[int(seed/6)%len(w.years)] = time.Duration(seed%2*2)*year - year
 	}
@@ -444,6 +457,8 @@ func (w *world) settle() {
 			}
 			if more := w.unfinished(); more != "" {
 				what = more
+			} else if more := w.leftAtVault(leader.Host.(*host).table); more != "" {
+				what = more
 			} else if open := leader.Host.(*host).table.Witnesses(); len(open) > 0 {
 				what = open[0].ID.String() + " is open"
 			}
@@ -478,7 +493,8 @@ func (w *world) allDone() bool {
 			w.administer(leader, b)
 		}
 	}
-	if _, left := w.check.leftover(w.banks); left != nil || w.spent(leader) != nil || w.untold(leader) != nil {
+	if _, left := w.check.leftover(w.banks); left != nil || w.spent(leader) != nil || w.untold(leader) != nil ||
+		w.leftAtVault(leader.Host.(*host).table) != "" {
 		return false
 	}
 	done := true
