@@ -229,7 +229,7 @@ func (a *archive) run(ctx context.Context) {
 
 // recentMax finished transactions are remembered by their ids alone in one generation;
 // there are two.
-const recentMax = 1 << 16
+const recentMax = 1 << 14
 
 // recentIDs are the ids of all finished transactions above floor. An id above floor
 // that is not among them is certainly not finished, which spares the way of every new
