@@ -89,18 +89,19 @@ func (a *archive) Keep(c txn.Changes) {
 // answer "not finished" instead would be a guess about a transaction.
 func (a *archive) Finished(id txn.ID) (txn.Txn, bool) {
 	a.mu.Lock()
+	if a.recent.absent(id) { // as nearly every new transaction is
+		a.mu.Unlock()
+		return txn.Txn{}, false
+	}
 	last, ok := a.waiting.latest[id]
 	if !ok {
 		last, ok = a.writing.latest[id]
 	}
-	absent := a.recent.absent(id)
 	a.mu.Unlock()
 	switch {
 	case ok && last.Finished():
 		return last, true
 	case ok: // it is open, and so not in the archive
-		return txn.Txn{}, false
-	case absent: // as for nearly every new transaction: no look into the store
 		return txn.Txn{}, false
 	}
 	value, found, err := a.store.Get(stateKey(finishedKey, id))
