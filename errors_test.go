@@ -414,7 +414,7 @@ var messages = []message{
 		"that of another one: call it outside of Run", is: []error{concord.ErrAborted}},
 	{name: "run once what somebody else is about", meet: func(t *testing.T, b *shaky) error {
 		b.leader.set(func() { b.claimed = true })
-		return once("k", nil, concord.WithTimeout(20*time.Millisecond))(t, b)
+		return once("k", nil, concord.WithTimeout(200*time.Millisecond))(t, b)
 	}, says: "begin: another call with the key is under way (context deadline exceeded): call RunOnce again, with " +
 		"the same key, to learn what became of it",
 		is: []error{concord.ErrInFlight, context.DeadlineExceeded, txn.ErrBusy}},

@@ -152,8 +152,8 @@ func TestUnheardIsWhatNoNodeCanHaveHeard(t *testing.T) {
 	}{
 		"nobody is there":    {deadAddr(t), true},
 		"no leader is known": {serve(t, &refuser{err: &txn.NotLeaderError{Untouched: true}}), true},
-		"another leader is known": {serve(t, &refuser{err: &txn.NotLeaderError{Leader: 2, API: refuses, Untouched: true}}),
-			true},
+		"another leader is known": {serve(t, &refuser{err: &txn.NotLeaderError{Leader: 2, API: refuses,
+			Untouched: true}}), true},
 		"it led until now": {serve(t, &refuser{err: &txn.NotLeaderError{Leader: 2, API: refuses}}), false},
 		"it is not said":   {serve(t, &refuser{err: fmt.Errorf("later: %w", txn.ErrUnavailable)}), false},
 	} {

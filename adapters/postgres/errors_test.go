@@ -367,8 +367,8 @@ var messages = []message{
 		`: it was committed; "concord tx get GID" shows who decided that`},
 }
 
-const madeReadOnly = `postgres "bank": prepare XID: the transaction has been made read only, so the branch cannot leave ` +
-	`its evidence: if it changes something, leave out what makes it so (SET TRANSACTION READ ONLY, ` +
+const madeReadOnly = `postgres "bank": prepare XID: the transaction has been made read only, so the branch cannot ` +
+	`leave its evidence: if it changes something, leave out what makes it so (SET TRANSACTION READ ONLY, ` +
 	`default_transaction_read_only); if all that it does is read, declare that with TxOptions.ReadOnly: ` +
 	"ERROR: cannot execute INSERT in a read-only transaction (SQLSTATE 25006)"
 

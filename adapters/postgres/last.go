@@ -101,9 +101,9 @@ func (r *Resource) prepareDecisions(ctx context.Context, conn *pgx.Conn) error {
 var (
 	errReadOnlyServer = errors.New("this server accepts no writes, so nothing can be decided there: point the " +
 		"resource at the primary")
-	errLastReadOnly = errors.New("the transaction is read only, so nothing can be decided there: leave out what makes " +
-		"it so (TxOptions.ReadOnly, SET TRANSACTION READ ONLY, default_transaction_read_only), or use a database " +
-		"that accepts writes as the last resource")
+	errLastReadOnly = errors.New("the transaction is read only, so nothing can be decided there: leave out what " +
+		"makes it so (TxOptions.ReadOnly, SET TRANSACTION READ ONLY, default_transaction_read_only), or use a " +
+		"database that accepts writes as the last resource")
 )
 
 // CommitLast implements adapters.Last.

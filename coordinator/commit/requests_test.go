@@ -485,7 +485,8 @@ func (s *story) wantAll() {
 	})
 	s.commitKeyed("k", "paid")
 	s.step(LastDecided{LastDecision: txn.LastDecision{ID: s.newID().WithClass(txn.LastResource).WithLast("orders"),
-		Last: "orders", LastMarker: txn.LastMarker{Decision: txn.Commit, Branches: []txn.Branch{{Resource: "billing"}}}}})
+		Last:       "orders",
+		LastMarker: txn.LastMarker{Decision: txn.Commit, Branches: []txn.Branch{{Resource: "billing"}}}}})
 
 	happens("three A ann/orders bob/billing", "hears ann", "hears bob", "hears ann", "hears bob", "hears ann")
 	happens("three B ann/orders bob/billing", "hears ann", "hears bob", "lose ann", "lose bob", "elects ann B",

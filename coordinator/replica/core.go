@@ -258,8 +258,8 @@ func encodeSome(records []txn.Record) (data []byte, n int) {
 func (c *Core) stepProposed(data []byte, records []txn.Record, n int) (accepted bool, err error) {
 	for _, r := range records {
 		if txn.LevelOf(r) > c.State().Level() {
-			panic(fmt.Sprintf("replica: a %T is proposed, which is of feature level %d, and the cluster is at level %d", r,
-				txn.LevelOf(r), c.State().Level()))
+			panic(fmt.Sprintf("replica: a %T is proposed, which is of feature level %d, and the cluster is at level %d",
+				r, txn.LevelOf(r), c.State().Level()))
 		}
 	}
 	effects := c.zab.Step(zab.Proposed{ID: c.proposal, Data: data})
