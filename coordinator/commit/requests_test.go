@@ -382,6 +382,21 @@ func actsEnd(l *lone) error {
 	return nil
 }
 
+// From where somebody has called is in the log once every member can read it.
+func TestAnActNamesItsCallerOnceEveryMemberCanReadIt(t *testing.T) {
+	from := txn.Caller{Roles: "operator", Addr: "192.0.2.7:4711", Node: 1}
+	for level, want := range map[txn.FeatureLevel]txn.Caller{txn.LevelCaller - 1: {}, txn.LevelCaller: from} {
+		l := newLone(t, "orders")
+		l.step(replica.MembersSeen{Speakers: []replica.Speaker{{Node: 1, Store: txn.StoreID{1}, Level: level}}})
+		l.tick(time.Second)
+		require.Equal(t, level, l.table.Level())
+		require.NoError(t, l.ask(func(request uint64) replica.Event {
+			return ActAsked{Request: request, ActRecord: txn.ActRecord{Key: 1, Kind: txn.ActForget, From: from}}
+		}).Err)
+		require.Equal(t, want, l.acts()[0].From)
+	}
+}
+
 // An operator who says "now" does not wait for the backoff.
 func TestARetryEndsTheWait(t *testing.T) {
 	l := newLone(t, "orders", "billing")
@@ -436,6 +451,7 @@ func TestNothingIsWrittenThatAMemberCannotRead(t *testing.T) {
 		txn.LevelAgents:       {"txn.AcceptRecord", "txn.AgentRecord", "txn.HighWaterRecord", "txn.QuarantineRecord"},
 		txn.LevelAudit:        {"txn.ActEndRecord", "txn.ActRecord"},
 		txn.LevelLastResource: {"txn.CommitRecord"},
+		txn.LevelCaller:       {"txn.ActRecord"},
 	}
 	for level := txn.LevelBase; level <= txn.Newest; level++ {
 		s := &story{lone: newLone(t, "orders", "billing"), ids: map[string]txn.ID{}, agents: map[string]*storyAgent{},
@@ -482,6 +498,10 @@ func (s *story) wantAll() {
 	s.ask(func(r uint64) replica.Event {
 		return ActEnded{Request: r, ActEndRecord: txn.ActEndRecord{Key: 1,
 			Outcome: txn.ActDone}}
+	})
+	s.ask(func(r uint64) replica.Event {
+		return ActAsked{Request: r, ActRecord: txn.ActRecord{Key: 2, Kind: txn.ActForget, Who: "ann", Why: "why",
+			From: txn.Caller{Addr: "10.0.0.9:4711"}}}
 	})
 	s.commitKeyed("k", "paid")
 	s.step(LastDecided{LastDecision: txn.LastDecision{ID: s.newID().WithClass(txn.LastResource).WithLast("orders"),
