@@ -189,12 +189,6 @@ func TestCallsOfTheLeaderAreHandedOnToIt(t *testing.T) {
 	answers := decide(t, follows, "", bare(), bare())
 	require.Equal(t, "commit", answers[0].GetResponse().GetDecision(), "streams too")
 	require.Equal(t, "commit", answers[1].GetResponse().GetDecision())
-	second.err = &txn.NotLeaderError{Leader: 1, API: leads.addr()}
-	first.calls = nil
-	require.Error(t, ofLeader["Commit"](t.Context(), follows.stub(t)))
-	require.NotNil(t, decide(t, follows, "", bare())[0].GetError())
-	require.Empty(t, first.calls, "what it may have put into the log while it led")
-	second.follows(1, leads.addr())
 	require.NotContains(t, second.calls, "Recover", "nobody asks all databases first, to be told then who leads")
 	require.NotContains(t, second.calls, "Check")
 
