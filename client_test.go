@@ -58,6 +58,8 @@ type leader struct {
 	before func(context.Context) error
 	// after, if set, is asked before its answer is sent.
 	after func(context.Context) error
+	// denies, if set, is the answer to whoever asks for an outcome.
+	denies error
 }
 
 // archive keeps finished transactions; the leader's mutex guards it.
@@ -119,7 +121,11 @@ func (l *leader) Outcome(_ context.Context, r *concordv1.OutcomeRequest) (*conco
 	}
 	l.mu.Lock()
 	l.outcomesAsked++
+	denies := l.denies
 	l.mu.Unlock()
+	if denies != nil {
+		return nil, api.ToStatus(denies)
+	}
 	v, err := l.decide(txn.AbortRecord{ID: id, Reason: "somebody asked and nobody had committed it",
 		Seen: r.GetSeveral()})
 	if err != nil {
@@ -417,9 +423,10 @@ func TestARefusedRequestAbortsForGood(t *testing.T) {
 	require.ErrorIs(t, err, concord.ErrAborted)
 	require.ErrorContains(t, err, "resource billing: invalid request")
 	b.requireMoved(t, 0)
+	require.Zero(t, b.outcomesAsked, "nobody has heard of it, so there is nothing to settle")
 	outcome, err := b.client.Outcome(t.Context(), tx.ID())
 	require.NoError(t, err)
-	require.Equal(t, concord.Aborted, outcome)
+	require.Equal(t, concord.Unrecorded, outcome)
 }
 
 func TestAnAnswerThatComesTooLateIsUnknownAndCarriedOutLater(t *testing.T) {

@@ -3,6 +3,7 @@
 package concord
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -474,9 +475,9 @@ func (d *driver) decide(branches []txn.Branch) word {
 	return w
 }
 
-// ask sends the one commit request. If the cluster refuses it, or does not answer, the
-// outcome is settled by asking for it: an earlier attempt may have been heard. The word has no
-// event when the decision will not be learned.
+// ask sends the one commit request. If the cluster does not answer, or refuses it when an earlier attempt may have
+// been heard, the outcome is settled by asking for it. The word has no event when the decision will not be
+// learned.
 func (d *driver) ask(ctx context.Context, branches []txn.Branch) word {
 	if d.tx.part != nil {
 		return d.tx.part.decide(ctx, branches)
@@ -515,10 +516,11 @@ func (d *driver) ask(ctx context.Context, branches []txn.Branch) word {
 	refusal := err
 	unheard := api.Unheard(err)
 	for {
-		if strange := client.resources.recognize(ctx); strange != nil {
-			if unheard {
-				return notAsked(strange)
-			}
+		strange := client.resources.recognize(ctx)
+		switch {
+		case unheard:
+			return notAsked(cmp.Or(strange, refusal))
+		case strange != nil:
 			client.logger.Error("gave up asking for a decision", "gid", d.tx.id, "err", strange)
 			return word{err: strange}
 		}

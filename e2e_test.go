@@ -385,6 +385,10 @@ func TestBadKeysAndResults(t *testing.T) {
 	})
 	require.ErrorContains(t, err, "RunOnce commits a transaction of its own, and its context is that of another "+
 		"one: call it outside of Run")
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = c.RunOnce(ended, "k", nothing)
+	require.EqualError(t, err, "begin: context canceled", "and nothing about the nodes")
 	once, err := c.RunOnce(t.Context(), "k", nothing)
 	require.NoError(t, err)
 	require.False(t, once.Replayed)

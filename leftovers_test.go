@@ -129,6 +129,22 @@ func TestAnAbortThatTheClusterDecidedIsNotTold(t *testing.T) {
 	require.Equal(t, 1, b.outcomes(), "ours")
 }
 
+// The cluster refuses to commit, and to tell an outcome: the client's credentials were taken away, say, or its clock
+// has jumped. Nobody has heard of the transaction, so nothing of it happens and nothing is left.
+func TestWhatTheClusterRefusesToHearIsAborted(t *testing.T) {
+	for _, refusal := range []error{txn.ErrInvalid, txn.ErrRefused, txn.ErrTooOld, txn.ErrDenied,
+		txn.ErrUnauthenticated} {
+		b := newBank(t)
+		b.before = func(context.Context) error { return fmt.Errorf("not you: %w", refusal) }
+		b.set(func() { b.denies = fmt.Errorf("not you: %w", refusal) })
+		err := b.client.Run(t.Context(), b.transfer)
+		require.ErrorIs(t, err, concord.ErrAborted, "%v", refusal)
+		require.ErrorIs(t, err, refusal)
+		require.ErrorContains(t, err, "not you")
+		b.requireMoved(t, 0)
+	}
+}
+
 func TestALostAnswerToCommitIsNoReasonToWaitForTheCluster(t *testing.T) {
 	for name, script := range map[string]func(*scripted){
 		"the answer": func(r *scripted) { r.lost[callCommit] = 1 },

@@ -55,6 +55,8 @@ func (c *Client) RunOnce(ctx context.Context, key string, fn func(ctx context.Co
 		return Once{}, err
 	case ok && outer.client == c:
 		return Once{}, errOnceWithin
+	case ctx.Err() != nil:
+		return Once{}, fmt.Errorf("begin: %w", ctx.Err())
 	}
 	claim := c.claimKey(ctx, key, o)
 	defer claim.end()

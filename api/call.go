@@ -87,6 +87,7 @@ func call[Req, Res any](ctx context.Context, c *Client, op string, how manner, r
 		case ctx.Err() != nil:
 			return none, &NoAnswerError{Op: op, Attempts: failed, Err: context.Cause(ctx)}
 		case errors.As(err, &notLeader):
+			heard = heard || !notLeader.Untouched
 			c.forget(n.addr)
 			tour.hint(notLeader.API)
 		case errors.Is(err, txn.ErrBusy): // the leader lives; asking others would not help

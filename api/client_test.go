@@ -150,10 +150,12 @@ func TestUnheardIsWhatNoNodeCanHaveHeard(t *testing.T) {
 		addr    string
 		unheard bool
 	}{
-		"nobody is there":         {deadAddr(t), true},
-		"no leader is known":      {serve(t, &refuser{err: &txn.NotLeaderError{}}), true},
-		"another leader is known": {serve(t, &refuser{err: &txn.NotLeaderError{Leader: 2, API: refuses}}), true},
-		"it is not said":          {serve(t, &refuser{err: fmt.Errorf("later: %w", txn.ErrUnavailable)}), false},
+		"nobody is there":    {deadAddr(t), true},
+		"no leader is known": {serve(t, &refuser{err: &txn.NotLeaderError{Untouched: true}}), true},
+		"another leader is known": {serve(t, &refuser{err: &txn.NotLeaderError{Leader: 2, API: refuses,
+			Untouched: true}}), true},
+		"it led until now": {serve(t, &refuser{err: &txn.NotLeaderError{Leader: 2, API: refuses}}), false},
+		"it is not said":   {serve(t, &refuser{err: fmt.Errorf("later: %w", txn.ErrUnavailable)}), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := dial(t, api.ClientOptions{}, before.addr, refuses).Commit(t.Context(), &concordv1.CommitRequest{})

@@ -46,8 +46,7 @@ func ToStatus(err error) error {
 		status := connect.NewError(code, err)
 		// A message that marshals always can be a detail; without the detail the client
 		// tries the other nodes.
-		if detail, derr := connect.NewErrorDetail(&concordv1.NotLeader{Leader: notLeader.Leader,
-			Api: notLeader.API}); derr == nil {
+		if detail, derr := connect.NewErrorDetail(notLeaderMessage(notLeader)); derr == nil {
 			status.AddDetail(detail)
 		}
 		return status
@@ -79,6 +78,10 @@ func FromStatus(err error) error {
 	return err
 }
 
+func notLeaderMessage(e *txn.NotLeaderError) *concordv1.NotLeader {
+	return &concordv1.NotLeader{Leader: e.Leader, Api: e.API, Untouched: e.Untouched}
+}
+
 // notLeaderDetail returns nil if the status carries none.
 func notLeaderDetail(status *connect.Error) *txn.NotLeaderError {
 	for _, d := range status.Details() {
@@ -87,7 +90,7 @@ func notLeaderDetail(status *connect.Error) *txn.NotLeaderError {
 			continue // a detail of a newer version
 		}
 		if n, ok := value.(*concordv1.NotLeader); ok {
-			return &txn.NotLeaderError{Leader: n.GetLeader(), API: n.GetApi()}
+			return &txn.NotLeaderError{Leader: n.GetLeader(), API: n.GetApi(), Untouched: n.GetUntouched()}
 		}
 	}
 	return nil

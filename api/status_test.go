@@ -24,8 +24,9 @@ func TestEveryErrorSurvivesTheWayThroughAStatus(t *testing.T) {
 		require.EqualError(t, got, "orders: "+kind.Error())
 	}
 	var notLeader *txn.NotLeaderError
-	require.ErrorAs(t, api.FromStatus(api.ToStatus(&txn.NotLeaderError{Leader: 3, API: "h:1"})), &notLeader)
-	require.Equal(t, &txn.NotLeaderError{Leader: 3, API: "h:1"}, notLeader)
+	said := txn.NotLeaderError{Leader: 3, API: "h:1", Untouched: true}
+	require.ErrorAs(t, api.FromStatus(api.ToStatus(&said)), &notLeader)
+	require.Equal(t, &said, notLeader)
 	require.NoError(t, api.FromStatus(api.ToStatus(nil)))
 }
 

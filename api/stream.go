@@ -316,7 +316,7 @@ func CommitError(err error) *concordv1.CommitError {
 	}
 	e := &concordv1.CommitError{Code: uint32(status.Code()), Message: status.Message()}
 	if notLeader := (*txn.NotLeaderError)(nil); errors.As(err, &notLeader) {
-		e.NotLeader = &concordv1.NotLeader{Leader: notLeader.Leader, Api: notLeader.API}
+		e.NotLeader = notLeaderMessage(notLeader)
 	}
 	return e
 }

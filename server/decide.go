@@ -13,7 +13,6 @@ import (
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/security/access"
-	"github.com/concordtx/concord/txn"
 )
 
 // maxUnanswered requests of one stream may be under way. A client that sends more is
@@ -90,7 +89,7 @@ func (h *handlers) commitLater(ctx context.Context, c *concordv1.NumberedCommit,
 	}
 	h.node.CommitLater(request, func(r commit.Reply) {
 		a := &concordv1.NumberedAnswer{Number: number}
-		if to := (*txn.NotLeaderError)(nil); !redirect && errors.As(r.Err, &to) && to.API != "" {
+		if to := handable(r.Err); !redirect && to != nil {
 			go func() { out.Add(h.relay.commit(ctx, c, to), from) }() // as many as there is room for answers
 			return
 		}

@@ -216,7 +216,7 @@ func (f *fakeNode) Check(context.Context, string) (map[string]coordinator.CheckR
 func (f *fakeNode) follows(leader uint64, addr string) {
 	f.snapshot.Node, f.snapshot.Leader = 2, zab.NodeID(leader)
 	f.addresses[leader] = addr
-	f.err = &txn.NotLeaderError{Leader: leader, API: addr}
+	f.err = &txn.NotLeaderError{Leader: leader, API: addr, Untouched: true}
 }
 
 // served is a node on the network.

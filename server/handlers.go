@@ -78,7 +78,7 @@ func sameCluster(s *coordinator.Snapshot, named string) error {
 	case err != nil:
 		return err
 	case s.Cluster == 0 && s.Leader == s.Node: // its first leader is about to form it
-		return &txn.NotLeaderError{}
+		return &txn.NotLeaderError{Untouched: true}
 	case s.Cluster == 0:
 		return nil
 	}
@@ -142,9 +142,10 @@ func (h *handlers) ofLeader() error {
 	s := h.node.Status()
 	switch {
 	case s.CutOff(time.Now()) > 0:
-		return &txn.NotLeaderError{}
+		return &txn.NotLeaderError{Untouched: true}
 	case s.Leader != s.Node:
-		return &txn.NotLeaderError{Leader: uint64(s.Leader), API: h.node.APIAddress(uint64(s.Leader))}
+		return &txn.NotLeaderError{Leader: uint64(s.Leader), API: h.node.APIAddress(uint64(s.Leader)),
+			Untouched: true}
 	}
 	return nil
 }

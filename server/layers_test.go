@@ -229,3 +229,15 @@ func TestTooManyCallsAreRefused(t *testing.T) {
 		require.NoError(t, hold(most), "those that have ended count no more")
 	}
 }
+
+// What a node may have put into the log while it led it does not hand on.
+func TestWhatMayBeInTheLogIsNotHandedOn(t *testing.T) {
+	first, second := newFake(), newFake()
+	leads := serve(t, first, nil)
+	second.follows(1, leads.addr())
+	second.err = &txn.NotLeaderError{Leader: 1, API: leads.addr()}
+	follows := serve(t, second, nil)
+	require.Error(t, ofLeader["Commit"](t.Context(), follows.stub(t)))
+	require.NotNil(t, decide(t, follows, "", bare())[0].GetError())
+	require.Empty(t, first.calls)
+}

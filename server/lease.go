@@ -69,8 +69,11 @@ func (h *handlers) Follow(ctx context.Context, r *concordv1.FollowRequest) (*con
 	if ended && v.Txn.Decision == txn.Undecided { // perhaps it was decided before the lease ended
 		v, err = h.node.View(ctx, id)
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case v.TooOld:
+		return nil, txn.TooOldf("transaction %v is older than what the cluster remembers: look into the databases", id)
 	}
 	return &concordv1.FollowResponse{Decision: v.Txn.Decision.String(), LeaseEnded: ended, Zxid: h.zxid()}, nil
 }

@@ -23,7 +23,8 @@ import (
 
 // relay hands on to the leader what belongs to it and came to this node, so that clients
 // that reach only an observer can commit. A call is handed on once at most: who gets it that
-// way and does not lead says so.
+// way and does not lead says so. What this node has perhaps carried out it does not hand on: the leader's refusal
+// would not be the whole answer.
 type relay struct {
 	node   Node
 	http   *http.Client
@@ -92,9 +93,9 @@ func (r *relay) interceptor() connect.UnaryInterceptorFunc {
 	return func(next connect.UnaryFunc) connect.UnaryFunc {
 		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
 			res, err := next(ctx, req)
-			var notLeader *txn.NotLeaderError
+			notLeader := handable(err)
 			do := handOns[req.Spec().Procedure]
-			if do == nil || !errors.As(err, &notLeader) || notLeader.API == "" ||
+			if do == nil || notLeader == nil ||
 				req.Header().Get(api.RedirectHeader) != "" || req.Header().Get(api.HandedOnHeader) != "" {
 				return res, err
 			}
@@ -105,6 +106,15 @@ func (r *relay) interceptor() connect.UnaryInterceptorFunc {
 			return res, nil
 		}
 	}
+}
+
+// handable is an answer after which a call may be handed on, or nil.
+func handable(err error) *txn.NotLeaderError {
+	var notLeader *txn.NotLeaderError
+	if errors.As(err, &notLeader) && notLeader.API != "" && notLeader.Untouched {
+		return notLeader
+	}
+	return nil
 }
 
 // commit hands on a request of a stream.

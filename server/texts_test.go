@@ -133,6 +133,11 @@ var messages = []message{
 		n.view.TooOld = true
 	}, says: "transaction GID is older than what the cluster remembers, and no resource lists a prepared branch of " +
 		"it: look into the databases"},
+	{name: "follow what is too old", is: txn.ErrTooOld, call: func(ctx context.Context, c client) error {
+		_, err := c.Follow(ctx, &concordv1.FollowRequest{Gid: gid()})
+		return err
+	}, node: func(_ *testing.T, n *fakeNode) { n.view.TooOld = true },
+		says: "transaction GID is older than what the cluster remembers: look into the databases"},
 	{name: "get what belongs to another cluster", is: txn.ErrNotFound, call: gets, node: func(_ *testing.T,
 		n *fakeNode) {
 		n.view.Foreign = []txn.XID{{Cluster: 0xdead, ID: known.ID}}

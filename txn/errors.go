@@ -32,11 +32,14 @@ var (
 	ErrTooOld = errors.New("older than what the cluster remembers")
 )
 
-// NotLeaderError says that the call belongs to the leader, which this node is not, and that this
-// node did nothing about it. If the node knows no leader it is an ErrUnavailable as well.
+// NotLeaderError says that the call belongs to the leader, which this node is not. If the node knows no
+// leader it is an ErrUnavailable as well.
 type NotLeaderError struct {
 	Leader uint64 // node id; 0 if this node knows none
 	API    string // host:port of the leader's API; empty if unknown
+	// Untouched: the node did nothing about the call. One that led when it came has perhaps put it into the log, where
+	// the next leader finds it.
+	Untouched bool
 }
 
 // Error names the leader if it is known.

@@ -7,8 +7,8 @@ package txn
 // says that every member of the cluster knows that level, so that nodes of two releases can
 // share a log while an upgrade goes through the cluster.
 //
-// To add to the log: raise Newest, name the level beside it, and ask Table.Level before the
-// first record of the new kind is proposed. Stored state of a level below stays as it was,
+// To add to the log: raise Newest, name the level beside it, give the new kind of record a row in levels, and
+// ask Table.Level before the first one is proposed. Stored state of a level below stays as it was,
 // to the byte: nodes of the older release read it from snapshots.
 type FeatureLevel uint16
 
@@ -43,3 +43,36 @@ const (
 
 // FeatureRecord says that every member of the cluster knows Level. Levels never fall.
 type FeatureRecord struct{ Level FeatureLevel }
+
+// levels has from which level on each kind of record is written.
+var levels = [...]FeatureLevel{
+	kindForm:        LevelBase,
+	kindCommit:      LevelBase,
+	kindAbort:       LevelBase,
+	kindEnd:         LevelBase,
+	kindHeuristic:   LevelBase,
+	kindForget:      LevelBase,
+	kindWatermark:   LevelBase,
+	kindMember:      LevelBase,
+	kindHolds:       LevelBase,
+	kindFeature:     LevelBase,
+	kindLease:       LevelLeases,
+	kindLeaseEnd:    LevelLeases,
+	kindMembers:     LevelMembers,
+	kindPreCommit:   LevelThreePhase,
+	kindPreAbort:    LevelThreePhase,
+	kindPromise:     LevelThreePhase,
+	kindProven:      LevelThreePhase,
+	kindKeyedCommit: LevelKeys,
+	kindAgent:       LevelAgents,
+	kindHighWater:   LevelHighWater,
+	kindQuarantine:  LevelHighWater,
+	kindAccept:      LevelHighWater,
+	kindAct:         LevelAudit,
+	kindActEnd:      LevelAudit,
+	kindLastCommit:  LevelLastResource,
+	kindActFrom:     LevelCaller,
+}
+
+// LevelOf returns from which level on a record is written: programs that know less cannot read it.
+func LevelOf(r Record) FeatureLevel { return levels[r.kind()] }

@@ -51,7 +51,7 @@ func (s *session) abort(ctx context.Context) error {
 	if err != nil {
 		return s.maybeTorn(err)
 	}
-	s.mayStay(s.r.askOutsiders(ctx))
+	s.mayStay(s.r.askOutsiders(ctx), lostConnection)
 	s.setPhase(ended)
 	return s.torn
 }
@@ -59,7 +59,7 @@ func (s *session) abort(ctx context.Context) error {
 // maybeTorn is why a branch could not be ended. If nobody could be asked what a statement did to its
 // transaction, then that is to be told now: whoever waits for the answer does not wait for the next attempt.
 func (s *session) maybeTorn(left error) error {
-	s.mayStay(s.r.knownOutsiders())
+	s.mayStay(s.r.knownOutsiders(), lostConnection)
 	torn := s.torn
 	if torn == nil && s.risked && !s.proven {
 		torn = fmt.Errorf("%w: %s", adapters.ErrTorn, unprovenWork)
@@ -94,8 +94,12 @@ func (s *session) rolledBack(ctx context.Context, was phase) bool {
 	if !s.link.raw.IsValid() {
 		return false
 	}
-	if (stayed || undone) && s.torn == nil {
+	switch {
+	case s.torn != nil:
+	case stayed || undone:
 		s.torn = fmt.Errorf("%w: it changed tables whose engine does not support transactions", adapters.ErrTorn)
+	case s.missed != nil: // the server has rolled back in the middle of a statement, which took no notice of it
+		s.mayStay(s.r.askOutsiders(ctx), "the server has rolled it back")
 	}
 	err := answers[len(answers)-1].err
 	// After XAER_NOTA nothing of that name is prepared, or it is somebody else who ends it. A
@@ -129,14 +133,16 @@ func (s *session) nothingLeft(ctx context.Context) error {
 	return nil
 }
 
-// mayStay judges whether a session that is gone may have changed tables without transactions, which it alone
-// could have told.
-func (s *session) mayStay(o outsiders) {
+const lostConnection = "its connection is lost"
+
+// mayStay judges whether a session may have changed tables without transactions, which it alone could have told and
+// cannot tell any more.
+func (s *session) mayStay(o outsiders, why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.torn == nil && s.used && !s.options.ReadOnly && o.reached(s.writes, s.more) {
-		s.torn = fmt.Errorf("%w: its connection is lost, and it may have changed tables whose engine does not "+
-			"support transactions", adapters.ErrTorn)
+		s.torn = fmt.Errorf("%w: %s, and it may have changed tables whose engine does not support transactions",
+			adapters.ErrTorn, why)
 	}
 }
 

@@ -281,15 +281,15 @@ func (l *link) eachAndWarnings(ctx context.Context, commands ...string) (answers
 	}
 	warnings := last.warnings
 	if !l.wire.able() {
-		warnings = l.countWarnings(ctx)
+		warnings = l.count(ctx, "WARNINGS")
 	}
 	return answers, warnings > len(rows) || slices.ContainsFunc(rows, saysStayed)
 }
 
-// countWarnings asks how many warnings the last statement had, whether the session keeps their texts (max_error_count)
-// or not.
-func (l *link) countWarnings(ctx context.Context) int {
-	rows, err := rawRows(l.raw)(ctx, "SHOW COUNT(*) WARNINGS")
+// count asks how many WARNINGS, or of these ERRORS, the last statement had, whether the session keeps their texts
+// (max_error_count) or not.
+func (l *link) count(ctx context.Context, what string) int {
+	rows, err := rawRows(l.raw)(ctx, "SHOW COUNT(*) "+what)
 	if err != nil || len(rows) != 1 {
 		return 0
 	}
@@ -297,11 +297,20 @@ func (l *link) countWarnings(ctx context.Context) int {
 	return n
 }
 
-// warnsOfRest reports whether the server said so of the last statement of the session, which has failed: where MariaDB
-// keeps not even that error, it may have.
+// warnsOfRest reports whether the server said so of the last statement of the session, which has failed. Where it
+// warned of something and kept no text, it may have.
 func (l *link) warnsOfRest(ctx context.Context) bool {
 	rows, err := rawRows(l.raw)(ctx, "SHOW WARNINGS")
-	return err == nil && (len(rows) == 0 && l.server.flavor == flavorMariaDB || slices.ContainsFunc(rows, saysStayed))
+	if err != nil {
+		return false
+	}
+	unkept := l.count(ctx, "WARNINGS") - l.count(ctx, "ERRORS")
+	for _, row := range rows {
+		if row[0] != "Error" {
+			unkept--
+		}
+	}
+	return unkept > 0 || slices.ContainsFunc(rows, saysStayed)
 }
 
 func saysStayed(row []string) bool { return len(row) > 1 && row[1] == warningStayed }

@@ -294,9 +294,11 @@ var messages = []message{
 	{"a branch that says too late that it only reads", voted(func(b *bank, s *session) {
 		b.do(s, "set transaction read only")
 		b.do(s, "select pg_postmaster_start_time()")
-	}), `postgres "bank": prepare XID: the branch is read only and did more than plain reads: declare it with ` +
-		`TxOptions.ReadOnly: ` +
-		"ERROR: cannot execute INSERT in a read-only transaction (SQLSTATE 25006)"},
+	}), madeReadOnly},
+	{"a branch that has written before it says so", voted(func(b *bank, s *session) {
+		b.do(s, "insert into account values ('mine', 1)")
+		b.do(s, "set transaction read only")
+	}), madeReadOnly},
 	{"the name of a branch that has committed", func(b *bank) error {
 		first, x, _ := b.prepared()
 		_, err := first.Commit(b.ctx)
@@ -346,6 +348,16 @@ var messages = []message{
 		return s.CommitLast(b.ctx, txn.LastMarker{Decision: txn.Commit})
 	}, `postgres "bank": commit XID as the last resource: not committed: the cluster was asked for the outcome ` +
 		`before the commit, and has aborted it in its last resource: run it again`},
+	{"a last resource that may not write", func(b *bank) error {
+		s := b.begin(newXID())
+		require.NoError(b, s.BeLast(b.ctx))
+		b.do(s, "insert into account values ('mine', 1)")
+		b.do(s, "set transaction read only")
+		return s.CommitLast(b.ctx, txn.LastMarker{Decision: txn.Commit})
+	}, `postgres "bank": commit XID as the last resource: not committed: the transaction is read only, so nothing ` +
+		`can be decided there: leave out what makes it so (TxOptions.ReadOnly, SET TRANSACTION READ ONLY, ` +
+		`default_transaction_read_only), or use a database that accepts writes as the last resource: ` +
+		"ERROR: cannot execute INSERT in a read-only transaction (SQLSTATE 25006)"},
 	{"a rollback of what others have committed", func(b *bank) error {
 		s, x, branch := b.prepared()
 		found, err := b.as("app", "").Commit(b.ctx, x, branch)
@@ -355,6 +367,11 @@ var messages = []message{
 	}, `postgres "bank": roll back XID: ` + adapters.ErrTorn.Error() +
 		`: it was committed; "concord tx get GID" shows who decided that`},
 }
+
+const madeReadOnly = `postgres "bank": prepare XID: the transaction has been made read only, so the branch cannot ` +
+	`leave its evidence: if it changes something, leave out what makes it so (SET TRANSACTION READ ONLY, ` +
+	`default_transaction_read_only); if all that it does is read, declare that with TxOptions.ReadOnly: ` +
+	"ERROR: cannot execute INSERT in a read-only transaction (SQLSTATE 25006)"
 
 // withoutRow are the texts that no row of the table has.
 var withoutRow = map[string]string{

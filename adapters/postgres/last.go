@@ -98,8 +98,13 @@ func (r *Resource) prepareDecisions(ctx context.Context, conn *pgx.Conn) error {
 	return err
 }
 
-var errReadOnlyServer = errors.New("this server accepts no writes, so nothing can be decided there: point the " +
-	"resource at the primary")
+var (
+	errReadOnlyServer = errors.New("this server accepts no writes, so nothing can be decided there: point the " +
+		"resource at the primary")
+	errLastReadOnly = errors.New("the transaction is read only, so nothing can be decided there: leave out what " +
+		"makes it so (TxOptions.ReadOnly, SET TRANSACTION READ ONLY, default_transaction_read_only), or use a " +
+		"database that accepts writes as the last resource")
+)
 
 // CommitLast implements adapters.Last.
 func (s *session) CommitLast(ctx context.Context, m txn.LastMarker) error {
@@ -118,7 +123,7 @@ func (s *session) CommitLast(ctx context.Context, m txn.LastMarker) error {
 		return s.failedTo(ctx, operation, adapters.ErrSettled)
 	case end.early, refused(err), pgconn.SafeToRetry(err):
 		if end.early {
-			err = s.r.decisionsDoubted(err)
+			err = s.r.decisionsDoubted(err, errLastReadOnly)
 		}
 		return s.r.explain(committing, operation, s.notCommitted(ctx, s.replaced(err, end.early)))
 	}
@@ -127,10 +132,14 @@ func (s *session) CommitLast(ctx context.Context, m txn.LastMarker) error {
 	return s.r.explain(committing, operation, chain(errInDoubt, err, undo))
 }
 
-// decisionsDoubted looks at the table again before the next branch.
-func (r *Resource) decisionsDoubted(err error) error {
-	if sqlState(err) == codeUndefinedColumn {
+// decisionsDoubted looks at the table again before the next branch. readOnly is why no marker can be written if the
+// transaction was read only.
+func (r *Resource) decisionsDoubted(err, readOnly error) error {
+	switch sqlState(err) {
+	case codeUndefinedColumn:
 		r.decisionsReady.Store(false)
+	case codeReadOnly:
+		return fmt.Errorf("%w: %w", readOnly, err)
 	}
 	return r.markerDoubted(err)
 }
@@ -158,7 +167,7 @@ func (r *Resource) Settle(ctx context.Context, c txn.ClusterID, id txn.ID) (m tx
 		m, err = adapters.SettleMarker(
 			func(text string) (bool, error) { return insertAbort(ctx, conn, x, text) },
 			func() (string, bool, error) { return readDecision(ctx, conn, x) })
-		return r.decisionsDoubted(err)
+		return r.decisionsDoubted(err, errReadOnlyServer)
 	})
 	return m, r.explain(asking, "settle "+id.String(), err)
 }

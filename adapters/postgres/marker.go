@@ -96,8 +96,9 @@ var (
 	// errMarker says that branches cannot leave their markers, or that those cannot be read.
 	errMarker = errors.New("the evidence of branches")
 
-	errReadOnly = errors.New("the branch is read only and did more than plain reads: declare it with " +
-		"TxOptions.ReadOnly")
+	errReadOnly = errors.New("the transaction has been made read only, so the branch cannot leave its evidence: if " +
+		"it changes something, leave out what makes it so (SET TRANSACTION READ ONLY, " +
+		"default_transaction_read_only); if all that it does is read, declare that with TxOptions.ReadOnly")
 	errCommittedBefore = errors.New("a branch of this name has committed already: run the work in a new global " +
 		"transaction")
 )

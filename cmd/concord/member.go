@@ -76,6 +76,11 @@ func (c *cli) memberListCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if s.GetCluster() == "" { // what it lists is its configuration
+				return &terminal.ExitError{Code: terminal.ExitUnavailable,
+					Text: fmt.Sprintf("node %d belongs to no cluster yet, so it does not know the members: ask "+
+						"another node, with --addr", s.GetNode())}
+			}
 			members := membersOf(s)
 			if c.output == "json" {
 				return c.printJSON(members)

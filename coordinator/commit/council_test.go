@@ -34,7 +34,7 @@ func (s *story) council(words []string) {
 	s.t.Helper()
 	switch words[0] {
 	case "three": // three A ann/orders bob/billing: each agent has a branch in one database
-		if s.table.Level() < txn.LevelThreePhase {
+		if s.table.Level() < txn.LevelThreePhase && !s.old {
 			levelled(s.lone)
 			s.notes = nil
 		}

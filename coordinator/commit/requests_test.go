@@ -9,6 +9,7 @@ import (
 	"go/token"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/protocol/threepc"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -435,4 +437,91 @@ func TestARetryEndsTheWait(t *testing.T) {
 	require.Equal(t, []txn.XID{l.xid(aborted, 0)}, tried())
 	require.ErrorIs(t, retry(l.newID()).Err, txn.ErrNotFound)
 	require.ErrorIs(t, retry(id, 7).Err, txn.ErrRefused)
+}
+
+// Whatever clients, agents, databases and operators want, a cluster with a member of an old release writes nothing
+// that one cannot read. The row of each level has the records that came with it, all of which the newest release
+// writes in this story.
+func TestNothingIsWrittenThatAMemberCannotRead(t *testing.T) {
+	came := map[txn.FeatureLevel][]string{
+		txn.LevelLeases:       {"txn.LeaseEndRecord", "txn.LeaseRecord"},
+		txn.LevelMembers:      {"txn.MembersRecord"},
+		txn.LevelThreePhase:   {"txn.PreAbortRecord", "txn.PreCommitRecord", "txn.PromiseRecord", "txn.ProvenRecord"},
+		txn.LevelKeys:         {"txn.CommitRecord"},
+		txn.LevelAgents:       {"txn.AcceptRecord", "txn.AgentRecord", "txn.HighWaterRecord", "txn.QuarantineRecord"},
+		txn.LevelAudit:        {"txn.ActEndRecord", "txn.ActRecord"},
+		txn.LevelLastResource: {"txn.CommitRecord"},
+		txn.LevelCaller:       {"txn.ActRecord"},
+	}
+	for level := txn.LevelBase; level <= txn.Newest; level++ {
+		s := &story{lone: newLone(t, "orders", "billing"), ids: map[string]txn.ID{}, agents: map[string]*storyAgent{},
+			old: true}
+		atLevel(s.lone, level)
+		s.wantAll()
+		wrote := map[txn.FeatureLevel][]string{}
+		for _, e := range s.disk.entries {
+			records, err := txn.DecodeRecords(e.Data)
+			require.NoError(t, err)
+			for _, r := range records {
+				name, of := fmt.Sprintf("%T", r), txn.LevelOf(r)
+				if of > txn.LevelBase && !slices.Contains(wrote[of], name) {
+					wrote[of] = append(wrote[of], name)
+					slices.Sort(wrote[of])
+				}
+			}
+		}
+		for of := txn.LevelBase + 1; of <= txn.Newest; of++ {
+			if want := came[of]; of <= level {
+				require.Equal(t, want, wrote[of], "of level %d, at level %d", of, level)
+			} else {
+				require.Empty(t, wrote[of], "of level %d, at level %d", of, level)
+			}
+		}
+	}
+}
+
+// wantAll is what gets records of all kinds written, where they may be.
+func (s *story) wantAll() {
+	s.t.Helper()
+	s.machine.Marks = func(string) bool { return true }
+	s.restart()
+	happens := func(lines ...string) {
+		s.t.Helper()
+		for _, line := range lines {
+			s.happens(strings.Fields(line))
+			s.tellLetters() // which is how agents get them
+		}
+	}
+	lease := s.ask(func(r uint64) replica.Event { return LeaseAsked{Request: r} }).Lease
+	s.ask(func(r uint64) replica.Event { return LeaseEndAsked{Request: r, Lease: lease} })
+	s.begins(1, txn.ActForget, 0)
+	s.ask(func(r uint64) replica.Event {
+		return ActEnded{Request: r, ActEndRecord: txn.ActEndRecord{Key: 1,
+			Outcome: txn.ActDone}}
+	})
+	s.ask(func(r uint64) replica.Event {
+		return ActAsked{Request: r, ActRecord: txn.ActRecord{Key: 2, Kind: txn.ActForget, Who: "ann", Why: "why",
+			From: txn.Caller{Addr: "10.0.0.9:4711"}}}
+	})
+	s.commitKeyed("k", "paid")
+	s.step(LastDecided{LastDecision: txn.LastDecision{ID: s.newID().WithClass(txn.LastResource).WithLast("orders"),
+		Last:       "orders",
+		LastMarker: txn.LastMarker{Decision: txn.Commit, Branches: []txn.Branch{{Resource: "billing"}}}}})
+
+	happens("three A ann/orders bob/billing", "hears ann", "hears bob", "hears ann", "hears bob", "hears ann")
+	happens("three B ann/orders bob/billing", "hears ann", "hears bob", "lose ann", "lose bob", "elects ann B",
+		"hears bob", "hears ann", "hears bob", "hears ann")
+	happens("three C ann/orders bob/billing", "hears ann", "hears bob")
+	s.step(Said{ID: s.ids["C"], From: party("ann"), Message: threepc.PreAbort{
+		Election: txn.Election{N: 9, By: party("ann").PartyID}}})
+	for _, m := range []threepc.Message{threepc.Decided{Decision: txn.Commit}, threepc.Inquire{},
+		threepc.Elect{Election: txn.FirstElection}} {
+		s.step(Said{ID: s.newID().WithClass(txn.ThreePhase), From: party("ann"), Message: m})
+	}
+
+	happens("pass 6s")
+	for name, order := range s.raises {
+		s.step(Raised{Resource: name, To: order.To, Now: order.To})
+	}
+	happens("behind orders nothing", "accept orders", "pass 6s")
 }

@@ -44,14 +44,20 @@ func aborted(id func(*lone) txn.ID, branches []txn.Branch, before ...func(*lone)
 
 // levelled lets the log say who the members are and where, and switches leases on.
 func levelled(l *lone) {
+	atLevel(l, txn.Newest)
+	require.NotNil(l.t, l.table.Members())
+}
+
+// atLevel lets the only member know no more than a level has.
+func atLevel(l *lone, level txn.FeatureLevel) {
 	for range 3 { // a level, who they are, where they are
-		l.step(replica.MembersSeen{Speakers: []replica.Speaker{{Node: 1, Store: txn.StoreID{1}, Level: txn.Newest,
+		l.step(replica.MembersSeen{Speakers: []replica.Speaker{{Node: 1, Store: txn.StoreID{1}, Level: level,
 			Peer: "10.0.0.1:7421", API: "10.0.0.1:7420"}}})
 		for range 10 {
 			l.tick(50 * time.Millisecond)
 		}
 	}
-	require.NotNil(l.t, l.table.Members())
+	require.Equal(l.t, level, l.table.Level())
 }
 
 // afterVotes asks for the vote of an agent, otherwise than in the epoch in which it has voted before.
@@ -207,6 +213,7 @@ func forgetting(_ *lone, request uint64) replica.Event {
 
 // setBack has the log say that orders was set back.
 func setBack(l *lone) {
+	levelled(l)
 	l.core.core.Propose(txn.HighWaterRecord{Resource: "orders", HighWater: txn.HighWater{At: l.table.Zxid()}})
 	l.tick(50 * time.Millisecond)
 	l.step(Behind{Resource: "orders"})

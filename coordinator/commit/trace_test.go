@@ -69,6 +69,8 @@ type story struct {
 
 	agents map[string]*storyAgent
 	told   map[string]txn.HighWater // what rows were to be raised to
+
+	old bool // the member runs an old release, and goes on to
 }
 
 // keepRows makes the resources of a story have high-water rows.

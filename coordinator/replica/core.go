@@ -253,8 +253,15 @@ func encodeSome(records []txn.Record) (data []byte, n int) {
 }
 
 // stepProposed reports whether the log took an entry of records, of which the next n are those of
-// the batch.
+// the batch. A record that some member may not be able to read ends this node instead of that one: in the log it
+// would be there for good.
 func (c *Core) stepProposed(data []byte, records []txn.Record, n int) (accepted bool, err error) {
+	for _, r := range records {
+		if txn.LevelOf(r) > c.State().Level() {
+			panic(fmt.Sprintf("replica: a %T is proposed, which is of feature level %d, and the cluster is at level %d",
+				r, txn.LevelOf(r), c.State().Level()))
+		}
+	}
 	effects := c.zab.Step(zab.Proposed{ID: c.proposal, Data: data})
 	for _, e := range effects {
 		switch e := e.(type) {

@@ -74,9 +74,9 @@ func (c *Core) Ready() error {
 	case err != nil:
 		return err
 	case !c.leading:
-		return c.NotLeader()
+		return c.untouched(c.role.Leader)
 	case c.State().Cluster() == 0:
-		return c.notLeader(0) // being formed at this moment
+		return c.untouched(0) // being formed at this moment
 	}
 	return nil
 }

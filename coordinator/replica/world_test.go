@@ -326,8 +326,14 @@ func TestWhoWaitsHearsThatALeaderIsOneNoMore(t *testing.T) {
 	read := w.request
 	w.pass(5 * time.Second)
 	require.False(t, n.state.leads)
-	require.Error(t, w.answers[write].err)
 	require.Error(t, w.answers[read].err)
+	var hears *txn.NotLeaderError
+	require.ErrorAs(t, w.answers[write].err, &hears)
+	require.False(t, hears.Untouched, "the next leader may find it in the log")
+	later, answered := w.ask(n.id, func(r uint64) Event { return writeAsked{Request: r, Value: "c"} })
+	require.True(t, answered)
+	require.ErrorAs(t, later.err, &hears)
+	require.True(t, hears.Untouched)
 }
 
 // Two voters that fold something else than the third are a majority against it.

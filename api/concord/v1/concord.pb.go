@@ -5640,7 +5640,10 @@ type NotLeader struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Leader uint64                 `protobuf:"varint,1,opt,name=leader,proto3" json:"leader,omitempty"`
 	// host:port of the leader's API; empty if unknown.
-	Api           string `protobuf:"bytes,2,opt,name=api,proto3" json:"api,omitempty"`
+	Api string `protobuf:"bytes,2,opt,name=api,proto3" json:"api,omitempty"`
+	// Nothing was done about the request, and nothing will be. A node that led when it came, and does not any more,
+	// cannot say that.
+	Untouched     bool `protobuf:"varint,3,opt,name=untouched,proto3" json:"untouched,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5687,6 +5690,13 @@ func (x *NotLeader) GetApi() string {
 		return x.Api
 	}
 	return ""
+}
+
+func (x *NotLeader) GetUntouched() bool {
+	if x != nil {
+		return x.Untouched
+	}
+	return false
 }
 
 var File_concord_v1_concord_proto protoreflect.FileDescriptor
@@ -6131,10 +6141,11 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04what\x18\x01 \x01(\tR\x04what\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12\x18\n" +
 	"\aproblem\x18\x03 \x01(\bR\aproblem\x12\x10\n" +
-	"\x03fix\x18\x04 \x01(\tR\x03fix\"5\n" +
+	"\x03fix\x18\x04 \x01(\tR\x03fix\"S\n" +
 	"\tNotLeader\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\x04R\x06leader\x12\x10\n" +
-	"\x03api\x18\x02 \x01(\tR\x03api2\xba\x10\n" +
+	"\x03api\x18\x02 \x01(\tR\x03api\x12\x1c\n" +
+	"\tuntouched\x18\x03 \x01(\bR\tuntouched2\xba\x10\n" +
 	"\x12CoordinatorService\x12?\n" +
 	"\x06Commit\x12\x19.concord.v1.CommitRequest\x1a\x1a.concord.v1.CommitResponse\x12C\n" +
 	"\x06Decide\x12\x19.concord.v1.DecideRequest\x1a\x1a.concord.v1.DecideResponse(\x010\x01\x12B\n" +
