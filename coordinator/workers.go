@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,9 +15,11 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/deadlock"
 	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/internal/spans"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -55,6 +58,7 @@ const (
 type worker struct {
 	resource adapters.Resource
 	log      *slog.Logger
+	spans    *spans.Exporter
 	post     func(context.Context, replica.Event) // to the loop
 	probed   func(context.Context)                // called when health has changed
 
@@ -79,9 +83,9 @@ type worker struct {
 	up   context.CancelFunc
 }
 
-func newWorker(r adapters.Resource, log *slog.Logger, post func(context.Context, replica.Event),
-	probed func(context.Context)) *worker {
-	w := &worker{resource: r, log: log.With("resource", r.Name()), post: post, probed: probed,
+func newWorker(r adapters.Resource, log *slog.Logger, traces *spans.Exporter,
+	post func(context.Context, replica.Event), probed func(context.Context)) *worker {
+	w := &worker{resource: r, log: log.With("resource", r.Name()), spans: traces, post: post, probed: probed,
 		tasks: make(chan commit.Task, commit.MaxTasks), retries: make(chan commit.Task, commit.MaxRetries),
 		settles: make(chan commit.LastTask, commit.MaxSettles),
 		scans:   make(chan struct{}, 1),
@@ -152,20 +156,26 @@ func (w *worker) finishTasks(ctx context.Context, retries chan commit.Task) {
 func (w *worker) finish(ctx context.Context, t commit.Task) replica.Event {
 	ctx, cancel := w.bounded(ctx, finishTimeout)
 	defer cancel()
-	finish := w.resource.Commit
+	finish, name := w.resource.Commit, "concord.commit"
 	if t.Decision == txn.Abort {
-		finish = w.resource.Rollback
+		finish, name = w.resource.Rollback, "concord.rollback"
 	}
 	log := w.log.With("gid", t.XID.ID.String(), "branch", uint8(t.XID.Branch), "decision", t.Decision.String())
 	if t.Trace != "" { // 00-TRACE-SPAN-FLAGS
 		log = log.With("trace_id", t.Trace[3:35], "span_id", t.Trace[36:52])
 	}
+	span := w.begin(t.Trace, name, t.XID.ID)
+	span.Say("concord.branch", strconv.Itoa(int(t.XID.Branch)))
 	var f txn.Finish
 	err := w.quarantined()
 	if err == nil {
-		f, err = finish(ctx, t.XID, t.Branch)
+		f, err = finish(api.WithTraceparent(ctx, span.Traceparent()), t.XID, t.Branch)
 		w.heard(err)
 	}
+	if err == nil {
+		span.Say("concord.found", f.String())
+	}
+	span.End(failure(err))
 	if errors.Is(err, adapters.ErrBehind) {
 		_ = w.compare(ctx) // says what the database has
 	}
@@ -176,6 +186,37 @@ func (w *worker) finish(ctx context.Context, t commit.Task) replica.Event {
 	log.Info("branch finished by the cluster", "found", f.String())
 	return commit.Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: w.resource.Name(),
 		Why: finishReason(f, t.Decision)}
+}
+
+// begin begins the span of a call to the resource, in a trace of its own: the transaction has had its answer long ago.
+func (w *worker) begin(traceparent, name string, id txn.ID) *spans.Span {
+	s := w.spans.After(traceparent, name, spans.Client)
+	if s == nil {
+		return nil
+	}
+	s.Say("concord.gid", id.String())
+	s.Say("concord.resource", w.resource.Name())
+	s.Say("db.system.name", systems[w.resource.Driver()])
+	return s
+}
+
+// systems are the names of databases in the semantic conventions of OpenTelemetry.
+var systems = map[string]string{"postgres": "postgresql", "mysql": "mysql"}
+
+// failure is one of few words for what went wrong. An error's own text may hold what a span must not.
+func failure(err error) string {
+	for _, kind := range []struct {
+		of   error
+		word string
+	}{{context.DeadlineExceeded, "timeout"}, {context.Canceled, "canceled"}, {txn.ErrRefused, "refused"},
+		{txn.ErrDecided, "decided"}, {txn.ErrNotFound, "not_found"}, {txn.ErrTooOld, "too_old"},
+		{txn.ErrInvalid, "invalid"}, {txn.ErrBusy, "busy"}, {txn.ErrUnavailable, "unavailable"},
+		{adapters.ErrBehind, "behind"}, {err, "_OTHER"}} {
+		if err != nil && errors.Is(err, kind.of) {
+			return kind.word
+		}
+	}
+	return ""
 }
 
 func (w *worker) settleTasks(ctx context.Context) {
@@ -202,10 +243,15 @@ func (w *worker) settle(ctx context.Context, id txn.ID) (m txn.LastMarker, err e
 	case known == nil || known.cluster == 0:
 		return m, errors.New("the cluster has not been formed yet: try again")
 	}
+	span := w.begin("", "concord.settle", id)
 	if err = w.quarantined(); err == nil {
 		m, err = settler.Settle(ctx, known.cluster, id)
 		w.heard(err)
 	}
+	if err == nil {
+		span.Say("concord.decision", m.Decision.String())
+	}
+	span.End(failure(err))
 	if errors.Is(err, adapters.ErrBehind) {
 		_ = w.compare(ctx) // says what the database has
 	}

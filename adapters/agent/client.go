@@ -74,7 +74,8 @@ func Dial(addr string, opts ...Option) (*Client, error) {
 		scheme = "https://"
 	}
 	c := &Client{addr: addr, http: &http.Client{Transport: o.transport()}}
-	c.stub = concordv1connect.NewParticipantServiceClient(c.http, scheme+addr, connect.WithReadMaxBytes(maxAnswerBytes))
+	c.stub = concordv1connect.NewParticipantServiceClient(c.http, scheme+addr, connect.WithReadMaxBytes(maxAnswerBytes),
+		connect.WithInterceptors(api.Traced()))
 	return c, nil
 }
 

@@ -17,7 +17,9 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/internal/spans"
 	"github.com/concordtx/concord/participant"
 	"github.com/concordtx/concord/security/access"
 	"github.com/concordtx/concord/txn"
@@ -34,16 +36,17 @@ const (
 
 // Serve serves an agent on a listener until ctx ends, and closes the listener. Calls under way are
 // answered by the agent that ends. door says who may do what.
-func Serve(ctx context.Context, a *participant.Agent, door *access.Guard, l net.Listener, log *slog.Logger) error {
-	return door.Serve(ctx, l, rules, Handler(a, log), shutdownTimeout, log)
+func Serve(ctx context.Context, a *participant.Agent, door *access.Guard, l net.Listener, traces *spans.Exporter,
+	log *slog.Logger) error {
+	return door.Serve(ctx, l, rules, Handler(a, traces, log), shutdownTimeout, log)
 }
 
-// Handler returns everything that an agent serves.
-func Handler(a *participant.Agent, log *slog.Logger) http.Handler {
+// Handler returns everything that an agent serves. traces takes the spans of calls that are part of one; nil: nobody.
+func Handler(a *participant.Agent, traces *spans.Exporter, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(concordv1connect.NewParticipantServiceHandler(&handlers{a},
 		connect.WithReadMaxBytes(maxRequestBytes), connect.WithCompression("gzip", nil, nil), api.StrictJSON(),
-		connect.WithInterceptors(bounded(log))))
+		connect.WithInterceptors(traced(traces), bounded(log))))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		_, cluster, err := a.Opened(r.Context())
@@ -57,6 +60,29 @@ func Handler(a *participant.Agent, log *slog.Logger) http.Handler {
 		}
 	})
 	return mux
+}
+
+// traced has the spans of calls in those of their callers.
+func traced(e *spans.Exporter) connect.UnaryInterceptorFunc {
+	return func(next connect.UnaryFunc) connect.UnaryFunc {
+		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+			span := e.Under(req.Header().Get(api.TraceHeader), req.Spec().Procedure[1:], spans.Server)
+			if of, ok := req.Any().(interface {
+				GetBranch() *concordv1.BranchAddress
+			}); ok && span != nil {
+				if id, err := txn.ParseID(of.GetBranch().GetGid()); err == nil {
+					span.Say("concord.gid", id.String())
+				}
+			}
+			res, err := next(ctx, req)
+			failed := ""
+			if err != nil {
+				failed = connect.CodeOf(err).String()
+			}
+			span.End(failed)
+			return res, err
+		}
+	}
 }
 
 // bounded gives every call a deadline, a place among a limited number and an end even if it
