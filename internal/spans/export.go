@@ -92,7 +92,8 @@ func Open(c Config) (*Exporter, error) {
 			"for it, which is 4318 by custom", key)
 	}
 	e := &Exporter{url: u.String(), host: u.Host, log: cmp.Or(c.Log, slog.Default()),
-		queue: make(chan *trace.Span, maxQueue), flush: flushTime, header: http.Header{"Content-Type": {"application/x-protobuf"}}}
+		queue: make(chan *trace.Span, maxQueue), flush: flushTime,
+		header: http.Header{"Content-Type": {"application/x-protobuf"}}}
 	if err := errors.Join(e.readHeaders(), e.readClient(), e.readResource(c)); err != nil {
 		return nil, err
 	}
