@@ -115,7 +115,7 @@ func (v valued) Value(key any) any {
 
 // within returns ctx with what hooks have put into the context of the step around it.
 func (c *Client) within(ctx, step context.Context) context.Context {
-	if len(c.hooks) == 0 {
+	if len(c.hooks) == 0 && api.Traceparent(step) == "" {
 		return ctx
 	}
 	return valued{Context: ctx, values: context.WithoutCancel(step)}

@@ -280,6 +280,20 @@ func TestNodesAndAgentsExportSpans(t *testing.T) {
 			transaction = s.SpanContext.TraceID().String()
 		}
 	}
+	// A program without an SDK sends its span with the request, to the node that drives its transaction.
+	other := strings.Replace(parent, "0af7", "f00d", 1)
+	run, err := http.NewRequestWithContext(m.agent.within(), http.MethodPost,
+		"http://"+m.cluster.addrs()[0]+"/concord.v1.TransactionService/Run",
+		strings.NewReader(`{"key": "k", "statements": [{"resource": "ledger", "statement": "add A 1"}]}`))
+	require.NoError(t, err)
+	run.Header.Set("Content-Type", "application/json")
+	run.Header.Set("Traceparent", other)
+	res, err := http.DefaultClient.Do(run)
+	require.NoError(t, err)
+	answer, err := io.ReadAll(res.Body)
+	require.NoError(t, errors.Join(err, res.Body.Close()))
+	require.Contains(t, string(answer), `"outcome":"committed"`)
+
 	gid := recordedID()
 	said := m.cluster.command("tx", "resolve", gid.String(), "--abort", "--reason", "canary of the reason", "--yes")
 	require.Equal(t, 3, said.code, said.stderr)
@@ -293,13 +307,17 @@ func TestNodesAndAgentsExportSpans(t *testing.T) {
 		return found
 	}
 	const node, agent, finish = "/concord/1", "/concord-agent/west", "concord.v1.ParticipantService/Finish"
+	of := func(service, trace, name string) bool {
+		return slices.ContainsFunc(spans()[service], func(s *otlp.Span) bool {
+			return fmt.Sprintf("%x", s.GetTraceId()) == trace && strings.HasSuffix(s.GetName(), name)
+		})
+	}
 	eventually(t, "all spans are there", func() bool {
 		return find(node, "concord.decide", d.id.String()) != nil &&
 			find(node, "concord.commit", d.id.String()) != nil &&
 			find(agent, finish, d.id.String()) != nil && find(node, "concord.act", gid.String()) != nil &&
-			slices.ContainsFunc(spans()[agent], func(s *otlp.Span) bool {
-				return fmt.Sprintf("%x", s.GetTraceId()) == transaction && strings.HasSuffix(s.GetName(), "/Prepare")
-			})
+			of(agent, transaction, "/Prepare") && of(agent, other[3:35], "/Execute") &&
+			of(agent, other[3:35], "/Prepare") && of(node, other[3:35], "concord.decide")
 	})
 	decide, commit := find(node, "concord.decide", d.id.String()), find(node, "concord.commit", d.id.String())
 	require.Equal(t, parent[3:35], fmt.Sprintf("%x", decide.GetTraceId()))
