@@ -75,7 +75,7 @@ type Client struct {
 	closing  bool           // no new transactions
 	closed   bool           // and nothing new in the background
 	carried  int            // transactions that go on in the background
-	inFlight sync.WaitGroup // transactions from Begin to their end
+	inFlight sync.WaitGroup // transactions from Begin to their end, and until each branch was tried to be ended
 	group    sync.WaitGroup // goroutines that outlive their caller
 }
 
@@ -124,7 +124,8 @@ func Dial(ctx context.Context, addrs []string, opts ...Option) (*Client, error) 
 
 // Close refuses new transactions and waits for those that have begun: each ends at its time
 // limit at the latest, also one that is never committed or rolled back, so nobody may call Close
-// from within a transaction. Then it gives up what runs in the background, reports finished branches
+// from within a transaction. After WithAnswerAtDecision it also waits until each branch was tried to be committed. Then
+// it gives up what runs in the background, reports finished branches
 // that were not reported yet, gives the client's lease back, and closes the connections to the
 // cluster, which ends the branches that are left. A second Close does the same.
 func (c *Client) Close() error {
@@ -296,7 +297,7 @@ func (c *Client) begin(ctx context.Context, o txConfig, attempt int) (*Tx, error
 	}
 	ctx, end := c.start(ctx, Step{Kind: StepTransaction, GID: id, Label: o.label, Attempt: attempt})
 	tx := newTx(ctx, c, id, cluster, o.protocol, limit, deadline)
-	tx.last = o.last
+	tx.last, tx.early = o.last, o.early
 	tx.label, tx.key, tx.end, tx.outward.secret = o.label, o.key, end, secret
 	tx.watch = context.AfterFunc(tx.life, tx.expire)
 	return tx, nil

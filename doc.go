@@ -34,4 +34,6 @@
 //
 // With WithLastResource one database decides: the others are prepared, then it commits its work and a
 // marker in one, without prepare. The cluster is told afterwards, and asks that database if it was not.
+//
+// With WithAnswerAtDecision the caller goes on when a commit is decided, and the branches are committed behind it.
 package concord

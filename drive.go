@@ -30,6 +30,8 @@ type driver struct {
 
 	siblings  []txn.BranchNo // that may have written, when all were to be prepared
 	finishing bool           // branches are being ended
+	trying    int            // branches that are being ended for the first time
+	stays     bool           // Close waits for them
 	// What was tried in vain is tried again while again lasts, which is nil until then.
 	again    context.Context
 	endAgain context.CancelFunc
@@ -40,6 +42,7 @@ type word struct {
 	event protocol.Event
 	from  *branch // nil if it is of none
 	err   error
+	first bool // it is about the first attempt to end a branch
 }
 
 // drive runs the core until it replies, and returns the reply. What the core still
@@ -63,6 +66,7 @@ func (tx *Tx) drive(ctx context.Context, first protocol.Event) (protocol.Reply, 
 	for {
 		select {
 		case r := <-d.reply:
+			d.stay()
 			switch {
 			case tx.core.Over():
 				tx.driven()
@@ -107,7 +111,31 @@ func (d *driver) hear(w word) {
 	case protocol.Decided, twopc.NotAsked:
 		d.cause = w.err
 	}
+	d.take(w)
+}
+
+// take hands the event of a word to the core.
+func (d *driver) take(w word) {
+	if w.first {
+		d.trying--
+	}
 	d.step(w.event)
+}
+
+// stay lets Close wait for branches that are being ended for the first time when the application is answered.
+func (d *driver) stay() {
+	if d.trying > 0 {
+		d.stays = true
+		d.tx.stays.Add(1)
+	}
+}
+
+// leave ends that.
+func (d *driver) leave() {
+	if d.stays {
+		d.stays = false
+		d.tx.leave()
+	}
 }
 
 func (d *driver) waitOver(cause error) {
@@ -128,7 +156,9 @@ func (d *driver) carryOn() {
 			if w.event == nil { // ask logged why
 				return
 			}
-			d.step(w.event)
+			if d.take(w); d.trying == 0 {
+				d.leave()
+			}
 		case <-d.tx.client.life.Done():
 			return
 		}
@@ -141,6 +171,7 @@ func (d *driver) abandon() {
 	if d.endAgain != nil {
 		d.endAgain()
 	}
+	d.leave()
 	for _, b := range d.tx.branches {
 		if !d.finishing {
 			b.session.Abandon()
@@ -191,7 +222,12 @@ func (d *driver) step(e protocol.Event) {
 				d.finishAgain(b, f.Decision)
 				continue
 			}
-			go func() { d.words <- d.finish(b, f.Decision) }()
+			d.trying++
+			go func() {
+				w := d.finish(b, f.Decision)
+				w.first = true
+				d.words <- w
+			}()
 		case twopc.TellAborted:
 			// Where the application's own SQL may have committed, this client knows no more than anybody. Nor does it
 			// where others have a part in it: those whom it has called, or who began the transaction.

@@ -150,6 +150,52 @@ func TestALostAnswerToCommitIsNoReasonToWaitForTheCluster(t *testing.T) {
 	}
 }
 
+func TestAnAnswerAtTheDecisionDoesNotWaitForTheBranches(t *testing.T) {
+	b := newShaky(t)
+	b.billing.committing = make(chan struct{})
+	release := sync.OnceFunc(func() { close(b.billing.committing) })
+	t.Cleanup(release)
+	require.NoError(t, b.client.Run(t.Context(), b.transfer, concord.WithAnswerAtDecision()))
+	require.NotEmpty(t, b.prepared(t), "billing is still committing")
+	closed := make(chan error, 1)
+	go func() { closed <- b.client.Close() }()
+	require.Eventually(t, func() bool {
+		tx, err := b.client.Begin(t.Context())
+		if err == nil {
+			err = tx.Rollback(t.Context())
+		}
+		return errors.Is(err, concord.ErrClosed)
+	}, patience, time.Millisecond)
+	select {
+	case <-closed:
+		t.Fatal("Close has not waited for a branch that is being committed")
+	default:
+	}
+	release()
+	require.NoError(t, <-closed)
+	b.requireMoved(t, 5)
+	require.Empty(t, b.prepared(t))
+	_, finished := b.asked()
+	require.Equal(t, 2, finished, "both are reported")
+}
+
+func TestABranchThatFailsBehindAnAnswerAtTheDecisionIsCommittedLater(t *testing.T) {
+	b := newShaky(t)
+	b.billing.dropped[callCommit] = 1
+	require.NoError(t, b.client.Run(t.Context(), b.transfer, concord.WithAnswerAtDecision()))
+	b.requireNothingLeft(t)
+	b.requireMoved(t, 5)
+}
+
+func TestAnAbortIsAnsweredAfterTheBranchesAlsoAtTheDecision(t *testing.T) {
+	b := newShaky(t)
+	b.billing.dropped[callPrepare] = 1
+	err := b.client.Run(t.Context(), b.transfer, concord.WithAnswerAtDecision())
+	require.ErrorIs(t, err, concord.ErrAborted)
+	require.Empty(t, b.prepared(t), "nothing is left when it is said")
+	b.requireMoved(t, 0)
+}
+
 func TestCloseEndsTheAttempts(t *testing.T) {
 	b := newShaky(t)
 	b.billing.lost[callPrepare], b.billing.dropped[callRollback] = 1, 1<<30

@@ -86,6 +86,7 @@ type txConfig struct {
 	key      string      // of it
 	retry    RetryPolicy // no attempts: once
 	alone    bool        // nothing to join
+	early    bool        // answered at the decision
 }
 
 // DefaultTimeout is how long a transaction may take from Begin to the decision.
@@ -108,6 +109,16 @@ func WithLabel(label string) TxOption { return func(o *txConfig) { o.label = lab
 // applications that store the id with their data, or hand it on. A transaction with one branch
 // costs a prepare and a request to the cluster more than without.
 func Recorded() TxOption { return func(o *txConfig) { o.class = txn.Recorded } }
+
+// WithAnswerAtDecision lets Commit return when the transaction is durably decided, and not only when its branches are
+// committed in the databases, which goes on in the background: a round trip to the slowest of them less, and its sync.
+//
+// Nil means what it always does: the transaction is committed, and nothing takes that back. But for a moment whoever
+// reads a database may find it as it was before, the caller too; its locks are held there until then, and its
+// connection is busy. If a database is down at that moment, its branch is committed when it is back. Close waits until
+// each branch was tried once. An abort is answered as without this option, and a transaction whose only branch commits
+// alone has no decision but that.
+func WithAnswerAtDecision() TxOption { return func(o *txConfig) { o.early = true } }
 
 // The commit protocols. In TwoPhase, the default, this client prepares the branches and the cluster
 // decides. In ThreePhase agents hold all branches, and decide together with the cluster: they

@@ -31,8 +31,9 @@ type scripted struct {
 	statement error // what the application got
 	passing   error // is transient
 
-	waits     bool          // the application waits for an answer
-	preparing chan struct{} // if it is not nil, Prepare takes until it is closed
+	waits      bool          // the application waits for an answer
+	preparing  chan struct{} // if it is not nil, Prepare takes until it is closed
+	committing chan struct{} // if it is not nil, Commit takes until it is closed
 }
 
 type call string
@@ -185,6 +186,12 @@ func (s *scriptedSession) CommitOnePhase(ctx context.Context) error {
 }
 
 func (s *scriptedSession) Commit(ctx context.Context) (finish txn.Finish, err error) {
+	s.r.mu.Lock()
+	committing := s.r.committing
+	s.r.mu.Unlock()
+	if committing != nil {
+		<-committing
+	}
 	err = s.r.through(callCommit, func() error { finish, err = s.Session.Commit(ctx); return err })
 	return finish, err
 }

@@ -28,6 +28,7 @@ type Tx struct {
 	last     string // resource that decides; empty: none
 	key      string // of RunOnce; empty: none
 	kept     []byte // with the key
+	early    bool   // it is answered at the decision
 	began    time.Time
 	deadline time.Time
 	limit    *limitError // what deadline comes from, unless it is the caller's
@@ -51,6 +52,9 @@ type Tx struct {
 	// AbortedError.
 	settled chan struct{}
 	how     error
+	// stays counts what Close waits for: the transaction until it has ended for its application, and first attempts to
+	// end a branch that began before.
+	stays atomic.Int32
 
 	// turn holds one token. Who has it owns what follows; a driver that has begun to end
 	// the transaction keeps it.
@@ -97,6 +101,7 @@ func newTx(ctx context.Context, c *Client, id ID, cluster txn.ClusterID, p txn.P
 	tx := &Tx{client: c, id: id, cluster: cluster, protocol: p,
 		began: time.Now(), deadline: deadline, limit: limit, turn: make(chan struct{}, 1),
 		settled: make(chan struct{})}
+	tx.stays.Store(1)
 	tx.life, tx.forget = context.WithDeadlineCause(ctx, deadline, limit)
 	tx.turn <- struct{}{}
 	return tx
@@ -207,7 +212,7 @@ var errNotHosted = errors.New("no agent holds its branches, and only agents can 
 // committed, an *AbortedError when nothing of it happened anywhere, an *UnknownError when
 // that could not be learned before ctx or the transaction's time limit ended, a *TornError
 // when the application's own SQL ended the work of a branch, and ErrTxEnded after an earlier
-// Commit or Rollback. After nil a branch may still be applying if ctx ended meanwhile.
+// Commit or Rollback. After nil a branch may still be applying if ctx ended meanwhile, or with WithAnswerAtDecision.
 func (tx *Tx) Commit(ctx context.Context) error {
 	if tx.part != nil {
 		return errBegunElsewhere
@@ -244,7 +249,7 @@ func (tx *Tx) commit(ctx context.Context) (err error) {
 			tx.core.Step(twopc.OnlyRead{No: b.no})
 		}
 	}
-	asked := twopc.CommitAsked{Recorded: tx.recorded()}
+	asked := twopc.CommitAsked{Recorded: tx.recorded(), AtDecision: tx.early}
 	if b := tx.lastBranch(); b != nil {
 		asked.Deferred, asked.Last = true, b.no
 	}
@@ -342,7 +347,14 @@ func (tx *Tx) gone(err error) {
 	tx.forget()
 	tx.releaseIdle(err)
 	tx.client.waits.remove(tx)
-	tx.client.inFlight.Done()
+	tx.leave()
+}
+
+// leave ends what was counted in stays.
+func (tx *Tx) leave() {
+	if tx.stays.Add(-1) == 0 {
+		tx.client.inFlight.Done()
+	}
 }
 
 // atLimit is what Commit says after the limit.

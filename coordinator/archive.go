@@ -89,18 +89,19 @@ func (a *archive) Keep(c txn.Changes) {
 // answer "not finished" instead would be a guess about a transaction.
 func (a *archive) Finished(id txn.ID) (txn.Txn, bool) {
 	a.mu.Lock()
+	if a.recent.absent(id) { // as nearly every new transaction is
+		a.mu.Unlock()
+		return txn.Txn{}, false
+	}
 	last, ok := a.waiting.latest[id]
 	if !ok {
 		last, ok = a.writing.latest[id]
 	}
-	absent := a.recent.absent(id)
 	a.mu.Unlock()
 	switch {
 	case ok && last.Finished():
 		return last, true
 	case ok: // it is open, and so not in the archive
-		return txn.Txn{}, false
-	case absent: // as for nearly every new transaction: no look into the store
 		return txn.Txn{}, false
 	}
 	value, found, err := a.store.Get(stateKey(finishedKey, id))
@@ -229,7 +230,7 @@ func (a *archive) run(ctx context.Context) {
 
 // recentMax finished transactions are remembered by their ids alone in one generation;
 // there are two.
-const recentMax = 1 << 16
+const recentMax = 1 << 14
 
 // recentIDs are the ids of all finished transactions above floor. An id above floor
 // that is not among them is certainly not finished, which spares the way of every new

@@ -62,16 +62,7 @@ func MySQL(t testing.TB, o ...Option) *Server {
 func forTest(t testing.TB, flavor string, o []Option) *Server {
 	t.Helper()
 	s, err := Start(flavor, "", o...)
-	if errors.Is(err, ErrNotInstalled) {
-		reason := NotRun(flavor, err)
-		if Required(flavor) {
-			t.Fatal(reason)
-		}
-		t.Skip(reason)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require(t, flavor, err)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("tail of the %s log:\n%s", flavor, s.LogTail())

@@ -113,6 +113,10 @@ var house = map[string]struct {
 	"internal/faultproxy": {layer: above, kind: forTests, why: "a bad network between real processes"},
 	"internal/said":       {layer: above, kind: forTests, why: "texts of errors that no table test says"},
 	"internal/testdb":     {layer: above, kind: forTests, why: "real database servers"},
+
+	"internal/program":             {layer: 0, why: "processes that do not outlive whoever started them"},
+	"internal/program/programtest": {layer: above, kind: forTests, why: "the binary of cmd/concord, built once"},
+
 	"internal/prove": {layer: above + 2, kind: command,
 		why: "everything that can show concord wrong, and a table"},
 	"internal/testdb/try":     {layer: above + 1, kind: command, why: "databases for a trial by hand"},

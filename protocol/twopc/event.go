@@ -15,11 +15,13 @@ type OnlyRead struct{ No txn.BranchNo }
 
 // CommitAsked says that the application wants to commit. Recorded says that the cluster shall
 // decide in any case, so that the outcome can be asked for ever after. With Deferred the branch Last is
-// that of a last resource: it commits when all others are prepared, and that is the decision. To an Initiator.
+// that of a last resource: it commits when all others are prepared, and that is the decision. With AtDecision the
+// application does not wait until a commit that is decided has reached the branches. To an Initiator.
 type CommitAsked struct {
-	Recorded bool
-	Deferred bool
-	Last     txn.BranchNo // if Deferred
+	Recorded   bool
+	Deferred   bool
+	Last       txn.BranchNo // if Deferred
+	AtDecision bool
 }
 
 // OnePhaseDone ends a CommitOnePhase, or a CommitLast: Committed, Aborted or Unknown. To an Initiator.

@@ -36,6 +36,7 @@ type Initiator struct {
 	recorded bool // the cluster decides, however many branches there are
 	deferred bool // the branch last decides, as that of a last resource
 	last     txn.BranchNo
+	early    bool // the application hears of a commit when it is decided
 	late     bool // the application waits no longer
 	asked    bool // the cluster was
 	told     bool // the cluster was, that the transaction is aborted
@@ -94,7 +95,7 @@ func (i *Initiator) Step(e protocol.Event) []protocol.Effect {
 		}
 	case CommitAsked:
 		if i.phase == working {
-			i.recorded, i.deferred, i.last = e.Recorded, e.Deferred, e.Last
+			i.recorded, i.deferred, i.last, i.early = e.Recorded, e.Deferred, e.Last, e.AtDecision
 			return i.commit()
 		}
 	case protocol.RollbackAsked:
@@ -287,8 +288,8 @@ func (i *Initiator) lastDone(e OnePhaseDone) []protocol.Effect {
 
 // conclude ends every branch that is left, but for those whose session is busy: their votes are waited for. A
 // decision to commit is told to the application after its branches were finished, so that it reads its own
-// writes; an abort when each was tried, however long it takes: only then it is known whether the application's
-// own SQL has torn one.
+// writes, unless it wants to hear of it at once; an abort when each was tried, however long it takes: only then it is
+// known whether the application's own SQL has torn one.
 func (i *Initiator) conclude(d txn.Decision) []protocol.Effect {
 	i.decision = d
 	i.phase = finishing
@@ -299,6 +300,9 @@ func (i *Initiator) conclude(d txn.Decision) []protocol.Effect {
 			b.state = ending
 			effects = append(effects, protocol.Finish{No: b.no, Decision: d})
 		}
+	}
+	if d == txn.Commit && i.early {
+		effects = append(effects, i.reply(txn.Committed)...)
 	}
 	return append(effects, i.settle()...)
 }
@@ -434,6 +438,9 @@ func (i *Initiator) String() string {
 	}
 	if i.deferred {
 		fmt.Fprintf(&b, " last %d", i.last)
+	}
+	if i.early {
+		b.WriteString(" early")
 	}
 	if i.late {
 		b.WriteString(" late")

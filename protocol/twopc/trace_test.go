@@ -83,7 +83,7 @@ func event(t *testing.T, words []string) protocol.Event {
 	case "only-read":
 		return OnlyRead{No: no()}
 	case "commit-asked":
-		return CommitAsked{Recorded: arg(1) == "recorded"}
+		return CommitAsked{Recorded: arg(1) == "recorded", AtDecision: arg(1) == "at-decision"}
 	case "rollback-asked":
 		return protocol.RollbackAsked{Reason: strings.Join(words[1:], " ")}
 	case "asked":

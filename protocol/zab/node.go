@@ -86,7 +86,9 @@ type pendingWrite struct {
 }
 
 const (
-	cacheBytes   = 16 << 20 // of stable entries kept in memory
+	// cacheBytes of stable entries are kept in memory, by entrySize; it is about twice that. A peer that is
+	// further behind is sent what the storage has.
+	cacheBytes   = 2 << 20
 	deliverBytes = 32 << 10 // of entries delivered at a time, or one entry
 	// storedBatch is about how much of the log is read from the storage for one message, and
 	// storedWindow how much of that may be under way to a peer.

@@ -53,21 +53,7 @@ func (c *cluster) agents(names ...string) map[string]string {
 				"%s, driver: pebble, dir: %s}\n",
 				name, filepath.Join(dir, "journal"), addrs[name], c.nodes[0].api, c.certs, name, name,
 				filepath.Join(dir, "store")), 0o600))
-		log, err := os.Create(filepath.Join(dir, "log"))
-		require.NoError(c, err)
-		cmd := exec.Command(binary, "agent", "--config", config)
-		cmd.Stdout, cmd.Stderr = log, log
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-		require.NoError(c, cmd.Start())
-		require.NoError(c, log.Close())
-		c.Cleanup(func() {
-			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-			_ = cmd.Wait()
-			if c.Failed() {
-				text, _ := os.ReadFile(log.Name())
-				c.Logf("log of agent %s:\n%s", name, text)
-			}
-		})
+		c.started("agent "+name, exec.Command(binary, "agent", "--config", config), filepath.Join(dir, "log"))
 	}
 	return addrs
 }
@@ -76,8 +62,7 @@ func (c *cluster) agents(names ...string) map[string]string {
 func (c *cluster) restart() {
 	c.Helper()
 	for _, n := range c.nodes {
-		_ = syscall.Kill(-n.cmd.Process.Pid, syscall.SIGKILL)
-		_ = n.cmd.Wait()
+		require.NoError(c, n.process.End(syscall.SIGKILL, patience))
 		c.run(n, 0)
 	}
 	c.ready(false)
@@ -178,7 +163,7 @@ func TestAgentsBehindCertificates(t *testing.T) {
 	c.fromPython()
 }
 
-const program = `
+const pythonCaller = `
 import ssl, sys
 sys.path.insert(0, "../../examples/python")
 import concord
@@ -206,7 +191,7 @@ func (c *cluster) fromPython() {
 		c.Log("not tried from Python, which is not installed")
 		return
 	}
-	out, err := exec.CommandContext(c.Context(), python, "-c", program, string(c.certs), c.nodes[0].api,
+	out, err := exec.CommandContext(c.Context(), python, "-c", pythonCaller, string(c.certs), c.nodes[0].api,
 		c.token).CombinedOutput()
 	require.NoError(c, err, string(out))
 	require.Contains(c, string(out), "unauthenticated: this cluster wants a client certificate or a token")

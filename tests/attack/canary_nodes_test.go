@@ -134,7 +134,7 @@ func (c *canaries) badReloads() {
 			mode = info.Mode().Perm()
 		}
 		require.NoError(c, os.WriteFile(file, []byte(text), mode))
-		require.NoError(c, syscall.Kill(n.cmd.Process.Pid, syscall.SIGHUP))
+		require.NoError(c, n.process.Signal(syscall.SIGHUP))
 		var news string
 		eventually(c, "a wrong "+file+" is noticed", func() bool {
 			log, err := os.ReadFile(n.log)

@@ -298,7 +298,7 @@ func (c *canaries) badCalls() {
 func (c *canaries) theirEnd() {
 	for _, n := range c.nodes {
 		for _, file := range []string{"cmdline", "environ"} {
-			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", n.cmd.Process.Pid, file))
+			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", n.process.Pid(), file))
 			require.NoError(c, err)
 			c.look(fmt.Sprintf("%s of node %d", file, n.id), string(bytes.ReplaceAll(b, []byte{0}, []byte{' '})))
 		}
@@ -307,12 +307,11 @@ func (c *canaries) theirEnd() {
 	// a core file with all of its memory, if the node let it.
 	for i, s := range []syscall.Signal{syscall.SIGQUIT, syscall.SIGABRT, syscall.SIGSEGV} {
 		n := c.nodes[i]
-		require.NoError(c, syscall.Kill(n.cmd.Process.Pid, s))
-		_ = n.cmd.Wait()
-		status, ok := n.cmd.ProcessState.Sys().(syscall.WaitStatus)
+		require.NoError(c, n.process.End(s, patience))
+		status, ok := n.process.State().Sys().(syscall.WaitStatus)
 		require.True(c, ok)
 		require.False(c, status.CoreDump(), "%v: the memory of node %d is in a file", s, n.id)
-		cores, err := filepath.Glob(filepath.Join(n.cmd.Dir, "core*"))
+		cores, err := filepath.Glob(filepath.Join(filepath.Dir(n.config), "core*"))
 		require.NoError(c, err)
 		require.Empty(c, cores)
 		log, err := os.ReadFile(n.log)

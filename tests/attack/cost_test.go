@@ -106,7 +106,7 @@ func BenchmarkIdleClients(b *testing.B) {
 func (n *node) cpu(t testing.TB, d time.Duration) float64 {
 	t.Helper()
 	ticks := func() (sum float64) {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.cmd.Process.Pid))
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.process.Pid()))
 		require.NoError(t, err)
 		_, rest, _ := strings.Cut(string(text), ") ")
 		for _, f := range strings.Fields(rest)[11:13] { // in user mode and in the kernel, in hundredths of a second

@@ -12,8 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -25,34 +23,19 @@ import (
 	"github.com/concordtx/concord"
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/internal/program"
+	"github.com/concordtx/concord/internal/program/programtest"
 	"github.com/concordtx/concord/internal/testdb"
 	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/txn"
 )
 
-// patience bounds every wait for something that must happen soon.
-const patience = 60 * time.Second
+const patience = programtest.Patience
 
-// binary is the path of cmd/concord, which TestMain builds.
+// binary is the path of cmd/concord.
 var binary string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "concord-attack-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	binary = filepath.Join(dir, "concord")
-	if out, err := exec.Command("go", "build", "-o", binary,
-		"github.com/concordtx/concord/cmd/concord").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build concord: %v\n%s", err, out)
-		return 1
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { os.Exit(programtest.Run(m, &binary)) }
 
 // cluster is three nodes behind certificates, or without.
 type cluster struct {
@@ -70,7 +53,7 @@ type node struct {
 	api, peer, log string
 	config         string
 	cores          bool
-	cmd            *exec.Cmd
+	process        *program.Process
 }
 
 type settings struct {
@@ -137,7 +120,7 @@ func (c *cluster) issue(k security.Kind, names ...string) {
 	}
 }
 
-// run starts a node, which does not outlive the tests: its shell waits for the end of a pipe.
+// run starts a node.
 func (c *cluster) run(n *node, descriptors int) {
 	c.Helper()
 	limit := ""
@@ -147,29 +130,24 @@ func (c *cluster) run(n *node, descriptors int) {
 	if n.cores {
 		limit += "ulimit -c unlimited && export GOTRACEBACK=crash && "
 	}
-	log, err := os.OpenFile(n.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	cmd := exec.Command("sh", "-c", limit+`exec "$0" serve --config "$1"`, binary, n.config)
+	cmd.Dir = filepath.Dir(n.config)
+	n.process = c.started(fmt.Sprintf("node %d", n.id), cmd, n.log)
+}
+
+// started starts a process that ends with the test, which shows the end of its log when it has failed.
+func (c *cluster) started(name string, cmd *exec.Cmd, log string) *program.Process {
+	c.Helper()
+	p, err := program.StartLogged(cmd, log)
 	require.NoError(c, err)
-	defer log.Close()
-	n.cmd = exec.Command("sh", "-c", limit+`exec "$0" serve --config "$1"`, binary, n.config)
-	n.cmd.Stdout, n.cmd.Stderr, n.cmd.Dir = log, log, filepath.Dir(n.config)
-	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	require.NoError(c, n.cmd.Start())
-	watchdog := exec.Command("sh", "-c", `read -r _; kill -KILL -- "-$0" 2>/dev/null`, strconv.Itoa(n.cmd.Process.Pid))
-	watchdog.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	leash, err := watchdog.StdinPipe()
-	require.NoError(c, err)
-	require.NoError(c, watchdog.Start())
 	c.Cleanup(func() {
-		_ = watchdog.Process.Kill() // first: it must not signal a number that the system gives to others
-		_ = watchdog.Wait()
-		_ = leash.Close()
-		_ = syscall.Kill(-n.cmd.Process.Pid, syscall.SIGKILL)
-		_ = n.cmd.Wait()
+		_ = p.End(syscall.SIGKILL, patience)
 		if c.Failed() {
-			text, _ := os.ReadFile(n.log)
-			c.Logf("end of the log of node %d:\n%s", n.id, text[max(0, len(text)-4000):])
+			text, _ := os.ReadFile(log)
+			c.Logf("end of the log of %s:\n%s", name, text[max(0, len(text)-4000):])
 		}
 	})
+	return p
 }
 
 func (c *cluster) addrs() (all []string) {
@@ -230,26 +208,24 @@ func (c *cluster) leader(plain bool) *node {
 func (c *cluster) alive() {
 	c.Helper()
 	for _, n := range c.nodes {
-		require.NoError(c, syscall.Kill(n.cmd.Process.Pid, 0), "node %d has ended", n.id)
+		require.True(c, n.process.Alive(), "node %d has ended", n.id)
 	}
 }
 
 // resident is the memory of a node in bytes.
 func (n *node) resident(t testing.TB) int {
 	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", n.cmd.Process.Pid))
+	bytes, err := n.process.Resident()
 	require.NoError(t, err)
-	pages, err := strconv.Atoi(strings.Fields(string(b))[1])
-	require.NoError(t, err)
-	return pages * os.Getpagesize()
+	return int(bytes)
 }
 
 // descriptors is how many a node has open.
 func (n *node) descriptors(t testing.TB) int {
 	t.Helper()
-	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", n.cmd.Process.Pid))
+	files, err := n.process.Files()
 	require.NoError(t, err)
-	return len(list)
+	return files
 }
 
 // honest are clients that commit all the time. No commit of theirs may fail.
@@ -347,16 +323,7 @@ func (c *cluster) http(name string, h2 bool) *http.Client {
 	return &http.Client{Transport: t, Timeout: patience}
 }
 
-func eventually(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for !condition() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-}
+var eventually = programtest.Eventually
 
 func isDenied(err error) bool          { return errors.Is(err, txn.ErrDenied) }
 func isUnauthenticated(err error) bool { return errors.Is(err, txn.ErrUnauthenticated) }

@@ -141,7 +141,7 @@ func TestEverythingRotatesUnderLoad(t *testing.T) {
 		text = bytes.Replace(text, []byte("{subject: evil, roles: [application, viewer], resources: [nothing]}"),
 			[]byte("{subject: newcomer, roles: [viewer]}"), 1)
 		require.NoError(t, os.WriteFile(n.config, text, 0o600))
-		require.NoError(t, syscall.Kill(n.cmd.Process.Pid, syscall.SIGHUP))
+		require.NoError(t, n.process.Signal(syscall.SIGHUP))
 	}
 	eventually(t, "the newcomer may look", func() bool {
 		_, err := newcomer.Status(t.Context(), &concordv1.StatusRequest{})

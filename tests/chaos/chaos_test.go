@@ -111,8 +111,10 @@ func (w *world) storm(r *rand.Rand) (strikes int) {
 		}
 		strikes++
 		for _, n := range w.nodes {
-			if n.alive() {
-				w.resident = max(w.resident, n.resident())
+			if n.Alive() {
+				if bytes, err := n.Resident(); err == nil { // else it has just ended
+					w.resident = max(w.resident, bytes)
+				}
 			}
 		}
 		chosen := draw(r)
@@ -155,15 +157,15 @@ func (w *world) bounds() {
 		w.Errorf("a node had %d MiB, and may have %d", w.resident>>20, mostMemory>>20)
 	}
 	for _, n := range w.nodes {
-		if files := n.files(); files > mostFiles {
+		if files, err := n.Files(); err == nil && files > mostFiles { // else it does not run
 			w.Errorf("node %d has %d files open, and may have %d", n.id, files, mostFiles)
 		}
 		if _, err := os.Stat(filepath.Join(n.dir, "data", "DIVERGED")); err == nil {
 			w.Errorf("DET: node %d has diverged", n.id)
 		}
 	}
-	if !w.agent.alive() {
-		w.Errorf("the agent has ended by itself: %v", w.agent.err)
+	if !w.agent.Alive() {
+		w.Errorf("the agent has ended by itself: %v", w.agent.Err())
 	}
 }
 

@@ -123,13 +123,13 @@ func newLeadersKilled(w *world, _ *rand.Rand, _ time.Duration) error {
 
 func (w *world) stop(d time.Duration, nodes ...*node) error {
 	for _, n := range nodes {
-		if err := n.signal(syscall.SIGSTOP); err != nil {
+		if err := n.Signal(syscall.SIGSTOP); err != nil {
 			return err
 		}
 	}
 	last(d)
 	for _, n := range nodes {
-		if err := n.signal(syscall.SIGCONT); err != nil {
+		if err := n.Signal(syscall.SIGCONT); err != nil {
 			return err
 		}
 	}
@@ -195,11 +195,11 @@ func leaderEnded(w *world, _ *rand.Rand, d time.Duration) error {
 	if err != nil {
 		return err
 	}
-	if err := leader.end(syscall.SIGTERM, 20*time.Second); err != nil {
+	if err := leader.End(syscall.SIGTERM, 20*time.Second); err != nil {
 		return err
 	}
-	if leader.err != nil {
-		return fmt.Errorf("node %d did not end in order: %w", leader.id, leader.err)
+	if leader.Err() != nil {
+		return fmt.Errorf("node %d did not end in order: %w", leader.id, leader.Err())
 	}
 	last(d)
 	return w.start(leader)
@@ -227,15 +227,15 @@ func followerKilled(w *world, r *rand.Rand, d time.Duration) error {
 
 func (w *world) killed(d time.Duration, nodes ...*node) error {
 	for _, n := range nodes {
-		if !n.alive() {
-			return fmt.Errorf("node %d had ended by itself: %v", n.id, n.err)
+		if !n.Alive() {
+			return fmt.Errorf("node %d had ended by itself: %v", n.id, n.Err())
 		}
-		if err := n.signal(syscall.SIGKILL); err != nil {
+		if err := n.Signal(syscall.SIGKILL); err != nil {
 			return err
 		}
 	}
 	for _, n := range nodes {
-		if err := n.await(patience); err != nil {
+		if err := n.Await(patience); err != nil {
 			return err
 		}
 	}
@@ -302,11 +302,11 @@ func erased(w *world, _ *rand.Rand, _ time.Duration) error {
 
 func rolling(w *world, _ *rand.Rand, _ time.Duration) error {
 	for _, n := range w.nodes {
-		if err := n.end(syscall.SIGTERM, 20*time.Second); err != nil {
+		if err := n.End(syscall.SIGTERM, 20*time.Second); err != nil {
 			return err
 		}
-		if n.err != nil {
-			return fmt.Errorf("node %d did not end in order: %w", n.id, n.err)
+		if n.Err() != nil {
+			return fmt.Errorf("node %d did not end in order: %w", n.id, n.Err())
 		}
 		if err := w.start(n); err != nil {
 			return err
@@ -331,7 +331,7 @@ func memberComesAndGoes(w *world, _ *rand.Rand, d time.Duration) error {
 	if err := w.start(n); err != nil {
 		return err
 	}
-	defer func() { _ = n.end(syscall.SIGKILL, patience) }()
+	defer func() { _ = n.End(syscall.SIGKILL, patience) }()
 	if out, code := w.concord("member", "add", strconv.Itoa(id), "--peer", n.peer, "--api", n.api, "--timeout",
 		"40s"); code != 0 {
 		return fmt.Errorf("member add %d: exit code %d: %s%s", id, code, out, tail(n.log))
@@ -341,7 +341,7 @@ func memberComesAndGoes(w *world, _ *rand.Rand, d time.Duration) error {
 		return fmt.Errorf("member remove %d: exit code %d: %s", id, code, out)
 	}
 	select {
-	case <-n.done:
+	case <-n.Done():
 		return nil
 	case <-time.After(patience):
 		return fmt.Errorf("node %d runs on after it was removed", id)
@@ -425,10 +425,10 @@ func lateBytes(w *world, r *rand.Rand, d time.Duration) error {
 }
 
 func agentKilled(w *world, _ *rand.Rand, d time.Duration) error {
-	if !w.agent.alive() {
-		return fmt.Errorf("the agent had ended by itself: %v", w.agent.err)
+	if !w.agent.Alive() {
+		return fmt.Errorf("the agent had ended by itself: %v", w.agent.Err())
 	}
-	if err := w.agent.end(syscall.SIGKILL, patience); err != nil {
+	if err := w.agent.End(syscall.SIGKILL, patience); err != nil {
 		return err
 	}
 	last(d)
@@ -436,11 +436,11 @@ func agentKilled(w *world, _ *rand.Rand, d time.Duration) error {
 }
 
 func agentStopped(w *world, _ *rand.Rand, d time.Duration) error {
-	if err := w.agent.signal(syscall.SIGSTOP); err != nil {
+	if err := w.agent.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
 	last(d)
-	return w.agent.signal(syscall.SIGCONT)
+	return w.agent.Signal(syscall.SIGCONT)
 }
 
 func agentCut(w *world, r *rand.Rand, d time.Duration) error {
@@ -475,10 +475,10 @@ func (w *world) pick(r *rand.Rand) *clientProcess {
 
 func clientKilled(w *world, r *rand.Rand, d time.Duration) error {
 	c := w.pick(r)
-	if !c.alive() {
-		return fmt.Errorf("%s had ended by itself: %v: %s", c.name, c.err, tail(w.path(c.name+".log")))
+	if !c.Alive() {
+		return fmt.Errorf("%s had ended by itself: %v: %s", c.name, c.Err(), tail(w.path(c.name+".log")))
 	}
-	if err := c.end(syscall.SIGKILL, patience); err != nil {
+	if err := c.End(syscall.SIGKILL, patience); err != nil {
 		return err
 	}
 	last(d / 4)
@@ -487,14 +487,14 @@ func clientKilled(w *world, r *rand.Rand, d time.Duration) error {
 
 func clientStopped(w *world, r *rand.Rand, _ time.Duration) error {
 	c := w.pick(r)
-	if err := c.signal(syscall.SIGSTOP); err != nil {
+	if err := c.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
 	last(7 * time.Second) // its lease has 5
 	w.mu.Lock()
 	w.clients = append(w.clients, c)
 	w.mu.Unlock()
-	return c.signal(syscall.SIGCONT)
+	return c.Signal(syscall.SIGCONT)
 }
 
 // answersLost lets requests get to the nodes, and no answer back.

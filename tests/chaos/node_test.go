@@ -23,6 +23,7 @@ import (
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/internal/faultproxy"
+	"github.com/concordtx/concord/internal/program"
 	"github.com/concordtx/concord/internal/testdb"
 )
 
@@ -33,14 +34,14 @@ type node struct {
 	log                    string
 	small                  string // the mount point of a small disk that it lives on; empty: none
 	status                 concordv1connect.CoordinatorServiceClient
-	*process
+	*program.Process
 }
 
 // agentProcess is the "concord agent" process.
 type agentProcess struct {
 	addr, dir, config, log string
 	stub                   concordv1connect.ParticipantServiceClient
-	*process
+	*program.Process
 }
 
 // smallDisk is the size of the file system of node 3, and reserve what a node keeps free.
@@ -87,9 +88,9 @@ func (w *world) configure() {
 	}
 	w.Cleanup(func() {
 		for _, n := range w.nodes {
-			if n.process != nil {
-				_ = n.signal(syscall.SIGCONT)
-				if err := n.end(syscall.SIGTERM, 20*time.Second); err != nil {
+			if n.Process != nil {
+				_ = n.Signal(syscall.SIGCONT)
+				if err := n.End(syscall.SIGTERM, 20*time.Second); err != nil {
 					w.Errorf("node %d: %v", n.id, err)
 				}
 			}
@@ -136,23 +137,23 @@ func (w *world) write(n *node) error {
 }
 
 // program is the binary with arguments, which say it all.
-func program(ctx context.Context, args ...string) *exec.Cmd {
+func concordCommand(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, binary, args...)
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "CONCORD_") })
 	return cmd
 }
 
 func (w *world) start(n *node) (err error) {
-	n.process, err = startProcess(program(context.Background(), "serve", "--config", n.config), n.log)
+	n.Process, err = program.StartLogged(concordCommand(context.Background(), "serve", "--config", n.config), n.log)
 	return err
 }
 
 // kill ends a node with kill -9. That it had ended by itself is an error.
 func (w *world) kill(n *node) error {
-	if !n.alive() {
-		return fmt.Errorf("node %d had ended by itself: %v", n.id, n.err)
+	if !n.Alive() {
+		return fmt.Errorf("node %d had ended by itself: %v", n.id, n.Err())
 	}
-	return n.end(syscall.SIGKILL, patience)
+	return n.End(syscall.SIGKILL, patience)
 }
 
 func (w *world) startAgent() (err error) {
@@ -173,18 +174,18 @@ func (w *world) startAgent() (err error) {
 			return err
 		}
 		w.Cleanup(func() {
-			if err := a.end(syscall.SIGTERM, 20*time.Second); err != nil {
+			if err := a.End(syscall.SIGTERM, 20*time.Second); err != nil {
 				w.Errorf("the agent: %v", err)
 			}
 		})
 	}
-	a.process, err = startProcess(program(context.Background(), "agent", "--config", a.config), a.log)
+	a.Process, err = program.StartLogged(concordCommand(context.Background(), "agent", "--config", a.config), a.log)
 	return err
 }
 
 // ask is what a node says of itself; nil: nothing.
 func (w *world) ask(n *node) *concordv1.StatusResponse {
-	if !n.alive() {
+	if !n.Alive() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
@@ -234,8 +235,8 @@ func (w *world) ready(limit time.Duration) error {
 			return nil
 		}
 		for _, n := range w.nodes {
-			if !n.alive() {
-				return fmt.Errorf("node %d has ended by itself: %v: %s", n.id, n.err, tail(n.log))
+			if !n.Alive() {
+				return fmt.Errorf("node %d has ended by itself: %v: %s", n.id, n.Err(), tail(n.log))
 			}
 		}
 	}
@@ -249,7 +250,7 @@ func (w *world) unready() string {
 		s := w.ask(n)
 		switch {
 		case s == nil:
-			if !n.alive() {
+			if !n.Alive() {
 				return fmt.Sprintf("node %d has ended", n.id)
 			}
 			return fmt.Sprintf("node %d does not answer", n.id)
@@ -285,7 +286,7 @@ func (w *world) concord(args ...string) (out string, code int) {
 		addrs = append(addrs, n.api)
 	}
 	var text bytes.Buffer
-	cmd := program(ctx, append(args, "--addr", strings.Join(addrs, ","))...)
+	cmd := concordCommand(ctx, append(args, "--addr", strings.Join(addrs, ","))...)
 	cmd.Stdout, cmd.Stderr = &text, &text
 	err := cmd.Run()
 	if ctx.Err() != nil {

@@ -162,10 +162,10 @@ func (w *world) stopClients() {
 		_ = c.stdin.Close()
 	}
 	for _, c := range w.clients {
-		if err := c.await(patience); err != nil {
+		if err := c.Await(patience); err != nil {
 			w.Errorf("%s: %v", c.name, err)
-		} else if c.err != nil {
-			w.Errorf("%s ended with %v: %s", c.name, c.err, tail(w.path(c.name+".log")))
+		} else if c.Err() != nil {
+			w.Errorf("%s ended with %v: %s", c.name, c.Err(), tail(w.path(c.name+".log")))
 		}
 	}
 	w.clients = nil

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -23,6 +24,7 @@ import (
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/internal/faultproxy"
+	"github.com/concordtx/concord/internal/program"
 	"github.com/concordtx/concord/internal/testdb"
 	"github.com/concordtx/concord/txn"
 )
@@ -84,8 +86,9 @@ type world struct {
 }
 
 type clientProcess struct {
-	name string
-	*process
+	name  string
+	stdin io.Closer // when it is closed the client ends
+	*program.Process
 }
 
 // startWorld starts everything but the load.
@@ -349,13 +352,17 @@ func (w *world) startClient(workers int, kinds string) error {
 	}
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), clientEnv+"="+string(text))
-	p, err := startProcess(cmd, w.path(name+".log"))
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	p, err := program.StartLogged(cmd, w.path(name+".log"))
 	if err != nil {
 		return err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.clients = append(w.clients, &clientProcess{name, p})
+	w.clients = append(w.clients, &clientProcess{name, stdin, p})
 	return nil
 }
 

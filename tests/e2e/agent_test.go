@@ -22,6 +22,7 @@ import (
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/internal/program"
 	"github.com/concordtx/concord/internal/testdb"
 	"github.com/concordtx/concord/txn"
 )
@@ -30,7 +31,7 @@ import (
 type agent struct {
 	testing.TB
 	name, addr, dir, config, log string
-	process                      *process
+	process                      *program.Process
 	stub                         concordv1connect.ParticipantServiceClient
 	who                          atomic.Pointer[concordv1.DescribeResponse] // as of its last start
 }
@@ -57,7 +58,7 @@ func startAgentAt(t testing.TB, c *cluster, addr, name, more string, resources .
 	require.NoError(t, os.WriteFile(a.config, []byte(text), 0o600))
 	a.stub = concordv1connect.NewParticipantServiceClient(http.DefaultClient, "http://"+a.addr)
 	t.Cleanup(func() {
-		if err := a.process.end(syscall.SIGTERM, 20*time.Second); err != nil {
+		if err := a.process.End(syscall.SIGTERM, 20*time.Second); err != nil {
 			t.Errorf("agent %s: %v", name, err)
 		}
 		if t.Failed() {
@@ -75,10 +76,10 @@ func (a *agent) start() {
 	defer log.Close()
 	cmd := exec.Command(binary, "agent", "--config", a.config)
 	cmd.Stdout, cmd.Stderr = log, log
-	a.process, err = startProcess(cmd)
+	a.process, err = program.Start(cmd)
 	require.NoError(a, err)
 	eventually(a, "the agent knows its cluster and its databases", func() bool {
-		require.True(a, a.process.alive(), "the agent ended:\n%s", tail(a.log))
+		require.True(a, a.process.Alive(), "the agent ended:\n%s", tail(a.log))
 		who, err := a.stub.Describe(a.within(), &concordv1.DescribeRequest{})
 		if err != nil || who.GetCluster() == "" {
 			return false
@@ -95,8 +96,8 @@ func (a *agent) start() {
 
 func (a *agent) kill() {
 	a.Helper()
-	require.True(a, a.process.alive(), "the agent had ended by itself:\n%s", tail(a.log))
-	require.NoError(a, a.process.end(syscall.SIGKILL, patience))
+	require.True(a, a.process.Alive(), "the agent had ended by itself:\n%s", tail(a.log))
+	require.NoError(a, a.process.End(syscall.SIGKILL, patience))
 }
 
 func (a *agent) within() context.Context {
@@ -401,8 +402,8 @@ func TestAgentStopped(t *testing.T) {
 	prepared.vote()
 	o := open.branch(a, "orders")
 	o.do(t, "insert into transfer values ($1, 5)", text(open.id.String()))
-	require.NoError(t, a.process.end(syscall.SIGTERM, patience))
-	require.Equal(t, 0, a.process.cmd.ProcessState.ExitCode(), tail(a.log))
+	require.NoError(t, a.process.End(syscall.SIGTERM, patience))
+	require.Equal(t, 0, a.process.State().ExitCode(), tail(a.log))
 	require.Len(t, b.left.prepared(t, c.id), 1)
 	require.Zero(t, b.left.number(t, "select count(*) from pg_stat_activity where state like 'idle in transaction%'"))
 	a.start()
@@ -432,7 +433,7 @@ func TestAgentsThatMustNotStart(t *testing.T) {
 		"name: ledger, driver: pebble, dir: ")), other, a.addr, "127.0.0.1:0"))
 	require.Equal(t, 1, r.code, "%v", r)
 	require.Contains(t, r.stderr, "the journal is in use")
-	require.NoError(t, a.process.end(syscall.SIGTERM, patience))
+	require.NoError(t, a.process.End(syscall.SIGTERM, patience))
 	r = command(t, "agent", "--config", with("name: east", "name: west"))
 	require.Equal(t, 1, r.code, "%v", r)
 	require.Contains(t, r.stderr, `it was made for "east", this is "west"`)

@@ -100,7 +100,7 @@ func TestWrongPasswordIsToldWithoutAnyPassword(t *testing.T) {
 func TestServerWithoutPreparedTransactionsIsNotFit(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	b := bankAt(t, testdb.Postgres(t, testdb.WithSetting("max_prepared_transactions", "0")), mariadbServer.get(t))
+	b := bankAt(t, testdb.Postgres(t, testdb.WithSetting("max_prepared_transactions", "0")), mariadbServer.Get(t))
 	c := startCluster(t, settings{nodes: 1, resources: b.resources()})
 	require.Contains(t, c.waitUnfit("orders"), "max_prepared_transactions")
 	f := c.problem("orders", "max_prepared_transactions")
@@ -117,7 +117,7 @@ func TestServerWithoutPreparedTransactionsIsNotFit(t *testing.T) {
 func TestMySQLUserWithoutThePrivilegeIsNotFit(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	b := bankAt(t, postgresServer.get(t), mysqlServer.get(t))
+	b := bankAt(t, postgresServer.Get(t), mysqlServer.Get(t))
 	my := b.right.server
 	require.NoError(t, my.Exec(ctx, "", "CREATE USER junior IDENTIFIED BY 'pw'",
 		"GRANT ALL ON "+b.right.name+".* TO junior"))
@@ -301,7 +301,7 @@ func TestADatabaseThatWasPutBackIsHeldUntilSomebodyAccepts(t *testing.T) {
 	}{
 		{"PostgreSQL", func(t *testing.T) *bank { return newBank(t) }, func(b *bank) *database { return b.left }, 0},
 		{"MariaDB", func(t *testing.T) *bank { return newBank(t) }, func(b *bank) *database { return b.right }, 1},
-		{"MySQL", func(t *testing.T) *bank { return bankAt(t, postgresServer.get(t), mysqlServer.get(t)) },
+		{"MySQL", func(t *testing.T) *bank { return bankAt(t, postgresServer.Get(t), mysqlServer.Get(t)) },
 			func(b *bank) *database { return b.right }, 1},
 	} {
 		t.Run(at.name, func(t *testing.T) {

@@ -122,7 +122,7 @@ func TestStoreThatIsNotThisNodesIsRefused(t *testing.T) {
 	require.Contains(t, r.stderr, "in use")
 	require.Contains(t, r.stderr, "data_dir")
 
-	require.NoError(t, n.process.end(syscall.SIGTERM, patience))
+	require.NoError(t, n.process.End(syscall.SIGTERM, patience))
 	other := edit("node: 1\n", "node: 2\n")
 	b, err := os.ReadFile(other)
 	require.NoError(t, err)
@@ -151,11 +151,11 @@ func TestStoreThatIsNotThisNodesIsRefused(t *testing.T) {
 
 func TestDataDirectoryOfAnotherClusterIsKeptOut(t *testing.T) {
 	old := startCluster(t, settings{nodes: 3})
-	require.NoError(t, old.node(3).process.end(syscall.SIGTERM, patience))
+	require.NoError(t, old.node(3).process.End(syscall.SIGTERM, patience))
 	c := startCluster(t, settings{nodes: 3})
 	stray := c.node(3)
 	require.NotEqual(t, old.id, c.id)
-	require.NoError(t, stray.process.end(syscall.SIGTERM, patience))
+	require.NoError(t, stray.process.End(syscall.SIGTERM, patience))
 	data := filepath.Join(stray.dir, "data")
 	require.NoError(t, os.RemoveAll(data))
 	require.NoError(t, os.Rename(filepath.Join(old.node(3).dir, "data"), data))

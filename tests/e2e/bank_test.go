@@ -123,7 +123,7 @@ type bank struct {
 
 func newBank(t testing.TB) *bank {
 	t.Helper()
-	return bankAt(t, postgresServer.get(t), mariadbServer.get(t))
+	return bankAt(t, postgresServer.Get(t), mariadbServer.Get(t))
 }
 
 func bankAt(t testing.TB, left, right *testdb.Server) *bank {

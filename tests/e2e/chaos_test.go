@@ -55,9 +55,9 @@ func TestLeaderThatIsStoppedHalfOfTheTime(t *testing.T) {
 	epoch := c.seen(victim).GetEpoch()
 	const pauses = 12
 	for range pauses {
-		require.NoError(t, victim.process.signal(syscall.SIGSTOP))
+		require.NoError(t, victim.process.Signal(syscall.SIGSTOP))
 		time.Sleep(200 * time.Millisecond)
-		require.NoError(t, victim.process.signal(syscall.SIGCONT))
+		require.NoError(t, victim.process.Signal(syscall.SIGCONT))
 		time.Sleep(200 * time.Millisecond)
 	}
 	c.ready()
@@ -73,11 +73,11 @@ func TestWholeClusterIsStoppedForAWhile(t *testing.T) {
 	d := c.startDecisions(t, c.addrs(), 6, 20*time.Second)
 	d.goesOn(50)
 	for _, n := range c.nodes {
-		require.NoError(t, n.process.signal(syscall.SIGSTOP))
+		require.NoError(t, n.process.Signal(syscall.SIGSTOP))
 	}
 	time.Sleep(6 * time.Second)
 	for _, n := range c.nodes {
-		require.NoError(t, n.process.signal(syscall.SIGCONT))
+		require.NoError(t, n.process.Signal(syscall.SIGCONT))
 	}
 	d.goesOn(50)
 	c.ready()
@@ -92,9 +92,9 @@ func TestRollingRestartIsNotHeardOfByClients(t *testing.T) {
 	for _, n := range append([]*node{c.leader()}, c.nodes...) {
 		d.goesOn(30)
 		began := time.Now()
-		require.NoError(t, n.process.end(syscall.SIGTERM, patience))
+		require.NoError(t, n.process.End(syscall.SIGTERM, patience))
 		t.Logf("node %d ended within %v", n.id, time.Since(began).Round(time.Millisecond))
-		require.NoError(t, n.process.err, "node %d did not end in order:\n%s", n.id, tail(n.log))
+		require.NoError(t, n.process.Err(), "node %d did not end in order:\n%s", n.id, tail(n.log))
 		d.goesOn(30)
 		c.start(n)
 		c.ready()
@@ -131,7 +131,7 @@ func TestLeaderWithoutFollowersTellsNothing(t *testing.T) {
 // resident is the memory of a node in bytes.
 func (c *cluster) resident(n *node) int64 {
 	c.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.process.cmd.Process.Pid))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.process.Pid()))
 	require.NoError(c, err)
 	for line := range strings.Lines(string(b)) {
 		if text, ok := strings.CutPrefix(line, "VmRSS:"); ok {

@@ -21,6 +21,7 @@ import (
 	"github.com/concordtx/concord"
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/internal/program"
 	"github.com/concordtx/concord/internal/testdb"
 	"github.com/concordtx/concord/txn"
 )
@@ -156,14 +157,14 @@ func (b *bank) killChildWith(c *cluster, at stop, last string) txn.ID {
 	cmd.Stdout = child
 	_, err = cmd.StdinPipe() // stays open for as long as we live
 	require.NoError(b, err)
-	p, err := startProcess(cmd)
+	p, err := program.Start(cmd)
 	require.NoError(b, err)
 	go func() {
-		<-p.done
+		<-p.Done()
 		_ = child.Close() // the reader below sees the end
 	}()
 	line, err := bufio.NewReader(out).ReadString('\n')
-	require.NoError(b, p.end(syscall.SIGKILL, patience))
+	require.NoError(b, p.End(syscall.SIGKILL, patience))
 	require.NoError(b, err, "the child did not get there: %s", &stderr)
 	id, err := txn.ParseID(strings.TrimSpace(line))
 	require.NoError(b, err)
@@ -209,9 +210,9 @@ func (c *cluster) decidesLast() {
 
 // Whatever the client has come to when it dies, the marker in its last resource tells, on each database.
 func TestClientKilledWithALastResource(t *testing.T) {
-	for _, right := range []*sharedServer{mariadbServer, mysqlServer} {
-		t.Run(string(right.flavor), func(t *testing.T) {
-			b := bankAt(t, postgresServer.get(t), right.get(t))
+	for _, right := range []*testdb.Shared{mariadbServer, mysqlServer} {
+		t.Run(string(right.Flavor), func(t *testing.T) {
+			b := bankAt(t, postgresServer.Get(t), right.Get(t))
 			c := startCluster(t, settings{resources: b.resources(), maxAge: 3 * time.Second, grace: time.Second,
 				scan: 500 * time.Millisecond})
 			want := map[stop]concord.Outcome{beforeLast: concord.Aborted, afterLast: concord.Committed,
@@ -238,7 +239,7 @@ func TestClientKilledWithALastResource(t *testing.T) {
 
 // What waits for a last resource that is down is not decided by anybody else, and says what it waits for.
 func TestALastResourceThatIsDownIsWaitedFor(t *testing.T) {
-	b := bankAt(t, postgresServer.get(t), testdb.MariaDB(t))
+	b := bankAt(t, postgresServer.Get(t), testdb.MariaDB(t))
 	c := startCluster(t, settings{resources: b.resources(), maxAge: time.Second, grace: time.Second,
 		scan: 300 * time.Millisecond})
 	c.decidesLast()
@@ -267,7 +268,7 @@ func TestALastResourceUnderLoad(t *testing.T) {
 		t.Run(last, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 			defer cancel()
-			b := bankAt(t, postgresServer.get(t), server)
+			b := bankAt(t, postgresServer.Get(t), server)
 			c := startCluster(t, settings{resources: b.resources(), maxAge: 5 * time.Second, grace: time.Second,
 				scan: 500 * time.Millisecond})
 			var stop atomic.Bool

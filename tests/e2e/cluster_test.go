@@ -23,6 +23,7 @@ import (
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/internal/program"
 	"github.com/concordtx/concord/internal/testdb"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
@@ -51,7 +52,7 @@ type node struct {
 	api, peer, dir string
 	config, log    string
 	binary         string // empty: the one of today
-	process        *process
+	process        *program.Process
 }
 
 // newCluster makes configurations and directories, and starts nothing.
@@ -152,10 +153,10 @@ func (c *cluster) ready() {
 func (c *cluster) close() {
 	for _, n := range c.nodes {
 		if n.process != nil {
-			if n.process.alive() {
-				require.NoError(c, n.process.signal(syscall.SIGCONT)) // a test may have stopped it where it was
+			if n.process.Alive() {
+				require.NoError(c, n.process.Signal(syscall.SIGCONT)) // a test may have stopped it where it was
 			}
-			if err := n.process.end(syscall.SIGTERM, 20*time.Second); err != nil {
+			if err := n.process.End(syscall.SIGTERM, 20*time.Second); err != nil {
 				c.Errorf("node %d: %v", n.id, err)
 			}
 		}
@@ -173,21 +174,21 @@ func (c *cluster) start(n *node) {
 	defer log.Close()
 	cmd := exec.Command(cmp.Or(n.binary, binary), "serve", "--config", n.config)
 	cmd.Stdout, cmd.Stderr = log, log
-	n.process, err = startProcess(cmd)
+	n.process, err = program.Start(cmd)
 	require.NoError(c, err)
 }
 
 // kill ends a node with kill -9.
 func (c *cluster) kill(n *node) {
 	c.Helper()
-	require.True(c, n.process.alive(), "node %d had ended by itself:\n%s", n.id, tail(n.log))
+	require.True(c, n.process.Alive(), "node %d had ended by itself:\n%s", n.id, tail(n.log))
 	c.buried(n)
 }
 
 // buried makes sure of the end of a node that may have been killed already.
 func (c *cluster) buried(n *node) {
 	c.Helper()
-	require.NoError(c, n.process.end(syscall.SIGKILL, patience))
+	require.NoError(c, n.process.End(syscall.SIGKILL, patience))
 }
 
 // leader waits until a running node says that it leads.
@@ -281,7 +282,7 @@ func (c *cluster) caller() *api.Client {
 func (n *node) status(t testing.TB) (statusJSON, bool) {
 	t.Helper()
 	var s statusJSON
-	if n.process == nil || !n.process.alive() {
+	if n.process == nil || !n.process.Alive() {
 		return s, false
 	}
 	r := command(t, "status", "-o", "json", "--addr", n.api, "--timeout", "2s")
@@ -472,27 +473,13 @@ func asIs(ctx context.Context) context.Context { return ctx }
 func (c *cluster) signal(s syscall.Signal, nodes ...*node) {
 	c.Helper()
 	for _, n := range nodes {
-		require.NoError(c, n.process.signal(s))
+		require.NoError(c, n.process.Signal(s))
 	}
 	for _, n := range nodes {
 		if s == syscall.SIGSTOP {
-			eventually(c, "the node has stopped", n.process.stopped)
+			eventually(c, "the node has stopped", n.process.Stopped)
 		}
 	}
-}
-
-// stopped reports whether every thread of a process has stopped. Until then one may still
-// answer, after the signal was sent.
-func (p *process) stopped() bool {
-	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
-	for _, stat := range stats {
-		text, rerr := os.ReadFile(stat)
-		_, state, found := strings.Cut(string(text), ") ")
-		if err != nil || rerr != nil || !found || state[0] != 'T' {
-			return false
-		}
-	}
-	return len(stats) > 0
 }
 
 func (c *cluster) others(than *node) (others []*node) {

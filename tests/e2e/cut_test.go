@@ -35,9 +35,9 @@ const series = 8
 // its message comes. Whatever the application is told must be true, and nothing may be left: of
 // that the cluster, which looks every hour, has no part.
 func TestConnectionCutAtEachMessage(t *testing.T) {
-	for _, server := range []*sharedServer{postgresServer, mariadbServer, mysqlServer} {
-		t.Run(server.flavor, func(t *testing.T) {
-			s := server.get(t)
+	for _, server := range []*testdb.Shared{postgresServer, mariadbServer, mysqlServer} {
+		t.Run(server.Flavor, func(t *testing.T) {
+			s := server.Get(t)
 			near, far := newDatabase(t, s), newDatabase(t, s)
 			for _, d := range []*database{near, far} {
 				d.admin.SetMaxIdleConns(series) // these servers stay

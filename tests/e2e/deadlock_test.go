@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord"
+	"github.com/concordtx/concord/internal/testdb"
 )
 
 // Two accounts that the load does not know, so that nobody else comes into a deadlock over them.
@@ -125,11 +126,11 @@ func (c *cluster) deadlocks() (n float64) {
 func TestDeadlocksBetweenDatabasesHaveOneVictim(t *testing.T) {
 	for _, pair := range []struct {
 		name  string
-		right *sharedServer
+		right *testdb.Shared
 		many  int
 	}{{"PostgreSQL and MariaDB", mariadbServer, 20}, {"PostgreSQL and MySQL", mysqlServer, 3}} {
 		t.Run(pair.name, func(t *testing.T) {
-			b := bankAt(t, postgresServer.get(t), pair.right.get(t))
+			b := bankAt(t, postgresServer.Get(t), pair.right.Get(t))
 			b.openReserved()
 			c := startCluster(t, settings{resources: b.resources()})
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/internal/program"
 	"github.com/concordtx/concord/internal/testdb"
 )
 
@@ -26,7 +27,7 @@ import (
 // docker-compose.yml has.
 func TestExamples(t *testing.T) {
 	b := newBank(t)
-	ledger := newDatabase(t, mysqlServer.get(t))
+	ledger := newDatabase(t, mysqlServer.Get(t))
 	for d, table := range map[*database]string{
 		b.left:  "CREATE TABLE account (id varchar(20) PRIMARY KEY, cents bigint NOT NULL)",
 		b.right: "CREATE TABLE account (id varchar(20) PRIMARY KEY, cents bigint NOT NULL) ENGINE = InnoDB",
@@ -87,7 +88,7 @@ func TestExamples(t *testing.T) {
 	listen := fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t))
 	service := exec.Command(filepath.Join(dir, "billing"), "-listen", listen, "-addr", c.addrs()[0])
 	service.Env = append(os.Environ(), "BILLING_DSN="+b.right.dsn())
-	p, err := startProcess(service)
+	p, err := program.Start(service)
 	require.NoError(t, err)
 	eventually(t, "billing serves", func() bool {
 		conn, err := net.Dial("tcp", listen)
@@ -103,7 +104,7 @@ func TestExamples(t *testing.T) {
 	require.Error(t, err)
 	require.Contains(t, said, "billing: 404 Not Found: there is no such account")
 	require.Equal(t, 720, b.left.number(t, "SELECT cents FROM account WHERE id = 'alice'"))
-	require.NoError(t, p.end(os.Interrupt.(syscall.Signal), patience))
+	require.NoError(t, p.End(os.Interrupt.(syscall.Signal), patience))
 
 	for _, d := range []*database{b.left, b.right, ledger} {
 		eventually(t, "nothing stays prepared", func() bool { return len(d.prepared(t, c.id)) == 0 })

@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/internal/program"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -117,7 +118,7 @@ func TestEveryNodeTellsTheSame(t *testing.T) {
 	// Without a leader it is unknown: not zero.
 	c.kill(c.leader())
 	for _, n := range c.nodes {
-		if !n.process.alive() {
+		if !n.process.Alive() {
 			continue
 		}
 		eventually(t, "it is unknown here", func() bool {
@@ -150,7 +151,7 @@ func TestEveryNodeTellsTheSame(t *testing.T) {
 	}
 	require.NoError(t, b.left.server.Start())
 	for _, n := range c.nodes {
-		if !n.process.alive() {
+		if !n.process.Alive() {
 			c.start(n)
 		}
 	}
@@ -191,16 +192,16 @@ func TestSignalsThatMeanNoEndDoNotEndANode(t *testing.T) {
 	c := startCluster(t, settings{nodes: 1})
 	n := c.node(1)
 	for _, s := range []syscall.Signal{syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2} {
-		require.NoError(t, n.process.signal(s))
+		require.NoError(t, n.process.Signal(s))
 	}
 	text, err := os.ReadFile(n.config)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(n.config, append(text, "log: {level: debug}\n"...), 0o600))
-	require.NoError(t, n.process.signal(syscall.SIGHUP))
+	require.NoError(t, n.process.Signal(syscall.SIGHUP))
 	eventually(t, "the configuration is read again",
 		func() bool { return strings.Contains(tail(n.log), "log_level=debug") })
 	require.NoError(t, os.WriteFile(n.config, []byte("node: ["), 0o600))
-	require.NoError(t, n.process.signal(syscall.SIGHUP))
+	require.NoError(t, n.process.Signal(syscall.SIGHUP))
 	eventually(t, "a wrong one is not taken", func() bool { return strings.Contains(tail(n.log), "is wrong") })
 	s, ok := n.status(t)
 	require.True(t, ok)
@@ -219,7 +220,7 @@ func TestConfigurationFromTheEnvironmentAlone(t *testing.T) {
 		fmt.Sprintf(`CONCORD_MEMBERS=[{"id": 1, "peer": %q, "api": %q}]`, n.peer, n.api),
 		"CONCORD_SERVICE_HOST=10.0.0.1")
 	cmd.Stdout, cmd.Stderr = log, log
-	n.process, err = startProcess(cmd)
+	n.process, err = program.Start(cmd)
 	require.NoError(t, err)
 	c.ready()
 

@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord"
+	"github.com/concordtx/concord/internal/program"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -103,7 +104,7 @@ func (a *application) hold(ctx context.Context, c *concord.Client) (*concord.Tx,
 
 // childClient is a child with the SDK.
 type childClient struct {
-	*process
+	*program.Process
 	id  txn.ID // of the transaction that it holds open
 	in  io.WriteCloser
 	out *bufio.Reader
@@ -125,14 +126,14 @@ func (b *bank) startClient(c *cluster, workers int, commit bool) *childClient {
 	cmd.Stdout = child
 	in, err := cmd.StdinPipe()
 	require.NoError(b, err)
-	p, err := startProcess(cmd)
+	p, err := program.Start(cmd)
 	require.NoError(b, err)
-	b.Cleanup(func() { _ = p.end(syscall.SIGKILL, patience) })
+	b.Cleanup(func() { _ = p.End(syscall.SIGKILL, patience) })
 	go func() {
-		<-p.done
+		<-p.Done()
 		_ = child.Close() // readers see the end
 	}()
-	k := &childClient{process: p, in: in, out: bufio.NewReader(out)}
+	k := &childClient{Process: p, in: in, out: bufio.NewReader(out)}
 	line, err := k.out.ReadString('\n')
 	require.NoError(b, err, "the child did not get there: %s", &stderr)
 	k.id, err = txn.ParseID(strings.TrimSpace(line))
@@ -173,7 +174,7 @@ func TestKilledClientsHoldNobodyUp(t *testing.T) {
 			killed = append(killed, b.startClient(c, 2, false))
 		}
 		for _, k := range killed {
-			require.NoError(t, k.end(syscall.SIGKILL, patience))
+			require.NoError(t, k.End(syscall.SIGKILL, patience))
 		}
 		began := time.Now()
 		leases := map[txn.Lease]bool{}
@@ -236,8 +237,8 @@ func TestAClientThatWasStoppedPastItsLeaseAborts(t *testing.T) {
 	c.leased(client)
 	for _, long := range []bool{false, true} {
 		k := b.startClient(c, 0, true)
-		require.NoError(t, k.signal(syscall.SIGSTOP))
-		eventually(t, "it has stopped", k.stopped)
+		require.NoError(t, k.Signal(syscall.SIGSTOP))
+		eventually(t, "it has stopped", k.Stopped)
 		if long {
 			eventually(t, "its lease has ended", func() bool {
 				for _, n := range c.nodes {
@@ -250,7 +251,7 @@ func TestAClientThatWasStoppedPastItsLeaseAborts(t *testing.T) {
 				return false
 			})
 		}
-		require.NoError(t, k.signal(syscall.SIGCONT))
+		require.NoError(t, k.Signal(syscall.SIGCONT))
 		_, err := io.WriteString(k.in, "go on\n")
 		require.NoError(t, err)
 		said, err := k.out.ReadString('\n')
@@ -265,7 +266,7 @@ func TestAClientThatWasStoppedPastItsLeaseAborts(t *testing.T) {
 		}
 		b.settled(c)
 		require.Equal(t, want, b.shows(k.id), "%s", said)
-		<-k.done
+		<-k.Done()
 	}
 	b.sumHolds()
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/concordtx/concord"
 	"github.com/concordtx/concord/internal/faultproxy"
+	"github.com/concordtx/concord/internal/testdb"
 )
 
 // idleCluster is one that does nothing by itself while a test lasts.
@@ -22,13 +23,13 @@ func idleCluster(near, far *database) settings {
 }
 
 func TestDatabaseDiesInPrepareAndComesBackToALiveClient(t *testing.T) {
-	for _, server := range []*sharedServer{postgresServer, mariadbServer, mysqlServer} {
-		t.Run(server.flavor, func(t *testing.T) {
+	for _, server := range []*testdb.Shared{postgresServer, mariadbServer, mysqlServer} {
+		t.Run(server.Flavor, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 			defer cancel()
-			s, other := server.get(t), postgresServer.get(t)
+			s, other := server.Get(t), postgresServer.Get(t)
 			if server == postgresServer {
-				other = mariadbServer.get(t)
+				other = mariadbServer.Get(t)
 			}
 			near, far := newDatabase(t, s), newDatabase(t, other)
 			c := startCluster(t, idleCluster(near, far))
@@ -68,9 +69,9 @@ func TestDatabaseDiesInPrepareAndComesBackToALiveClient(t *testing.T) {
 }
 
 func TestLimitFreesTheLocksOfAFunctionThatHangs(t *testing.T) {
-	for _, server := range []*sharedServer{postgresServer, mariadbServer, mysqlServer} {
-		t.Run(server.flavor, func(t *testing.T) {
-			s := server.get(t)
+	for _, server := range []*testdb.Shared{postgresServer, mariadbServer, mysqlServer} {
+		t.Run(server.Flavor, func(t *testing.T) {
+			s := server.Get(t)
 			sleep := "SELECT SLEEP(600)"
 			if driverOf(s) == "postgres" {
 				sleep = "SELECT pg_sleep(600)"
@@ -125,11 +126,11 @@ func TestLimitFreesTheLocksOfAFunctionThatHangs(t *testing.T) {
 }
 
 func TestErrorOfADatabaseNamesItsResource(t *testing.T) {
-	for _, server := range []*sharedServer{postgresServer, mariadbServer, mysqlServer} {
-		t.Run(server.flavor, func(t *testing.T) {
+	for _, server := range []*testdb.Shared{postgresServer, mariadbServer, mysqlServer} {
+		t.Run(server.Flavor, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			defer cancel()
-			s := server.get(t)
+			s := server.Get(t)
 			near, far := newDatabase(t, s), newDatabase(t, s)
 			c := startCluster(t, idleCluster(near, far))
 			x := &cutter{TB: t, near: near, far: far}
@@ -155,7 +156,7 @@ func TestErrorOfADatabaseNamesItsResource(t *testing.T) {
 func TestFunctionThatCommitsByItselfIsToldSo(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	s := postgresServer.get(t)
+	s := postgresServer.Get(t)
 	near, far := newDatabase(t, s), newDatabase(t, s)
 	c := startCluster(t, idleCluster(near, far))
 	x := &cutter{TB: t, near: near, far: far}

@@ -7,29 +7,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strconv"
-	"sync"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/internal/program/programtest"
 	"github.com/concordtx/concord/internal/testdb"
 )
 
-// patience bounds every wait for something that must happen soon. It is generous: a
-// slow machine is no failure.
-const patience = 60 * time.Second
+const patience = programtest.Patience
 
-// binary is the path of cmd/concord, which TestMain builds unless binaryEnv names one.
+// binary is the path of cmd/concord.
 var binary string
-
-const binaryEnv = "CONCORD_E2E_BINARY"
 
 func TestMain(m *testing.M) {
 	if order := os.Getenv(childEnv); order != "" {
@@ -45,132 +36,21 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "concord-e2e-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+	for _, s := range []*testdb.Shared{postgresServer, mariadbServer, mysqlServer} {
+		defer s.Close()
 	}
-	defer os.RemoveAll(dir)
-	if binary = os.Getenv(binaryEnv); binary == "" {
-		binary = filepath.Join(dir, "concord")
-		if out, err := exec.Command("go", "build", "-o", binary,
-			"github.com/concordtx/concord/cmd/concord").CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build concord: %v\n%s", err, out)
-			return 1
-		}
-	}
-	defer postgresServer.close()
-	defer mariadbServer.close()
-	defer mysqlServer.close()
-	return m.Run()
+	return programtest.Run(m, &binary)
 }
 
-// The servers of the whole package, each started by the first test that needs it.
+// The servers of the whole package.
 var (
-	postgresServer = &sharedServer{flavor: testdb.FlavorPostgres}
-	mariadbServer  = &sharedServer{flavor: testdb.FlavorMariaDB}
-	mysqlServer    = &sharedServer{flavor: testdb.FlavorMySQL}
+	postgresServer = shared(testdb.FlavorPostgres)
+	mariadbServer  = shared(testdb.FlavorMariaDB)
+	mysqlServer    = shared(testdb.FlavorMySQL)
 )
 
-type sharedServer struct {
-	flavor string
-	once   sync.Once
-	server *testdb.Server
-	err    error
-}
-
-func (s *sharedServer) get(t testing.TB) *testdb.Server {
-	t.Helper()
-	s.once.Do(func() { s.server, s.err = testdb.Start(s.flavor, "", testdb.WithPasswords()) })
-	if errors.Is(s.err, testdb.ErrNotInstalled) {
-		reason := testdb.NotRun(s.flavor, s.err)
-		if testdb.Required(s.flavor) {
-			t.Fatal(reason)
-		}
-		t.Skip(reason)
-	}
-	if s.err != nil {
-		t.Fatal(s.err)
-	}
-	return s.server
-}
-
-func (s *sharedServer) close() {
-	if s.server != nil {
-		if err := s.server.Close(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-		}
-	}
-}
-
-// process is a program in a process group of its own. It does not outlive the tests,
-// even if they are killed: a shell waits for the end of the pipe from them.
-type process struct {
-	cmd      *exec.Cmd
-	watchdog *exec.Cmd
-	leash    io.Closer
-	done     chan struct{} // closed when it has ended
-	err      error         // of Wait, once done
-}
-
-func startProcess(cmd *exec.Cmd) (*process, error) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	p := &process{cmd: cmd, done: make(chan struct{})}
-	go func() {
-		p.err = cmd.Wait()
-		close(p.done)
-	}()
-	p.watchdog = exec.Command("sh", "-c", `read -r _; kill -KILL -- "-$0"`, strconv.Itoa(cmd.Process.Pid))
-	p.watchdog.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	leash, err := p.watchdog.StdinPipe()
-	if err == nil {
-		p.leash = leash
-		err = p.watchdog.Start()
-	}
-	if err != nil {
-		return nil, errors.Join(err, p.signal(syscall.SIGKILL))
-	}
-	return p, nil
-}
-
-func (p *process) alive() bool {
-	select {
-	case <-p.done:
-		return false
-	default:
-		return true
-	}
-}
-
-// signal signals the whole group. That it is gone is no error.
-func (p *process) signal(s syscall.Signal) error {
-	if err := syscall.Kill(-p.cmd.Process.Pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return err
-	}
-	return nil
-}
-
-// end signals the process if it is alive, waits for its end, and kills it if that takes
-// longer than limit, which is an error.
-func (p *process) end(s syscall.Signal, limit time.Duration) (err error) {
-	if p.alive() {
-		err = p.signal(s)
-	}
-	select {
-	case <-p.done:
-	case <-time.After(limit):
-		err = errors.Join(err, fmt.Errorf("the process did not end within %v of signal %v", limit, s),
-			p.signal(syscall.SIGKILL))
-		<-p.done
-	}
-	// The watchdog first: it must not signal a number that the system gives to others.
-	_ = p.watchdog.Process.Kill()
-	_ = p.watchdog.Wait()
-	_ = p.leash.Close()
-	return err
+func shared(flavor string) *testdb.Shared {
+	return &testdb.Shared{Flavor: flavor, Options: []testdb.Option{testdb.WithPasswords()}}
 }
 
 // result is what a command printed and how it ended.
@@ -200,14 +80,4 @@ func command(t testing.TB, args ...string) result {
 	return result{code: cmd.ProcessState.ExitCode(), stdout: out.String(), stderr: errs.String()}
 }
 
-// eventually polls a condition that must come true.
-func eventually(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for !condition() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-}
+var eventually = programtest.Eventually

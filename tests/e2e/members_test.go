@@ -96,11 +96,11 @@ func (c *cluster) leaves(n *node) {
 
 func (c *cluster) toldThatItWasRemoved(n *node) {
 	c.Helper()
-	eventually(c, fmt.Sprintf("node %d ends", n.id), func() bool { return !n.process.alive() })
-	require.Equal(c, 2, n.process.cmd.ProcessState.ExitCode(), "%s", tail(n.log))
+	eventually(c, fmt.Sprintf("node %d ends", n.id), func() bool { return !n.process.Alive() })
+	require.Equal(c, 2, n.process.State().ExitCode(), "%s", tail(n.log))
 	require.Contains(c, tail(n.log), "this node was removed from its cluster")
 	require.Contains(c, tail(n.log), fmt.Sprintf("concord member add %d", n.id))
-	_ = n.process.end(syscall.SIGKILL, patience) // and its watchdog
+	_ = n.process.End(syscall.SIGKILL, patience) // and its watchdog
 }
 
 func TestMembersComeAndGoUnderLoad(t *testing.T) {
@@ -306,7 +306,7 @@ func (n *node) rewrite(t testing.TB, old, new string) {
 // stopped ends a node in order.
 func (c *cluster) stopped(n *node) {
 	c.Helper()
-	require.NoError(c, n.process.end(syscall.SIGTERM, patience))
+	require.NoError(c, n.process.End(syscall.SIGTERM, patience))
 }
 
 // warned waits until a node's status warns of something, in all of these words.
@@ -437,7 +437,7 @@ func TestSecondProcessWithTheSameIDIsKeptOut(t *testing.T) {
 		c.logged(n, "node 2 has the store ")
 	}
 	c.start(&twin)
-	defer func() { require.NoError(t, twin.process.end(syscall.SIGTERM, patience)) }()
+	defer func() { require.NoError(t, twin.process.End(syscall.SIGTERM, patience)) }()
 	c.warned(c.node(1), "node 2 has a different store from the one that the cluster "+
 		"knows", "concord member replace 2")
 	c.keptOut(&twin, "a different store from the one that the cluster knows")

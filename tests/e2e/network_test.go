@@ -232,7 +232,7 @@ func (c *cluster) another(than *node, epoch uint32, seenBy []*node) {
 // fds is how many files, sockets among them, a node has open.
 func (c *cluster) fds(n *node) int {
 	c.Helper()
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", n.process.cmd.Process.Pid))
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", n.process.Pid()))
 	require.NoError(c, err)
 	return len(entries)
 }
@@ -240,7 +240,7 @@ func (c *cluster) fds(n *node) int {
 // goroutines ends a node by asking it what its goroutines do, and counts them.
 func (c *cluster) goroutines(n *node) int {
 	c.Helper()
-	require.NoError(c, n.process.end(syscall.SIGQUIT, patience))
+	require.NoError(c, n.process.End(syscall.SIGQUIT, patience))
 	b, err := os.ReadFile(n.log)
 	require.NoError(c, err)
 	return strings.Count(string(b), "\ngoroutine ")
@@ -443,6 +443,6 @@ func TestNoiseAmongTheBytesOfPeersCostsAConnection(t *testing.T) {
 	}
 	d.end(c)
 	for _, n := range c.nodes {
-		require.True(t, n.process.alive(), "node %d:\n%s", n.id, tail(n.log))
+		require.True(t, n.process.Alive(), "node %d:\n%s", n.id, tail(n.log))
 	}
 }

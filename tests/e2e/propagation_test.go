@@ -27,6 +27,7 @@ import (
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/concordhttp"
 	"github.com/concordtx/concord/internal/faultproxy"
+	"github.com/concordtx/concord/internal/program"
 	"github.com/concordtx/concord/internal/testdb"
 	"github.com/concordtx/concord/txn"
 )
@@ -191,7 +192,7 @@ func (a *application) callTransfer(ctx context.Context, c *concord.Client, web *
 }
 
 // startService starts a child, and waits until it is ready.
-func (b *bank) startService(c *cluster, order serviceOrder) *process {
+func (b *bank) startService(c *cluster, order serviceOrder) *program.Process {
 	b.Helper()
 	self, err := os.Executable()
 	require.NoError(b, err)
@@ -206,11 +207,11 @@ func (b *bank) startService(c *cluster, order serviceOrder) *process {
 	cmd.Stdout = child
 	_, err = cmd.StdinPipe() // stays open for as long as we live
 	require.NoError(b, err)
-	p, err := startProcess(cmd)
+	p, err := program.Start(cmd)
 	require.NoError(b, err)
-	b.Cleanup(func() { _ = p.end(syscall.SIGKILL, patience) })
+	b.Cleanup(func() { _ = p.End(syscall.SIGKILL, patience) })
 	go func() {
-		<-p.done
+		<-p.Done()
 		_ = child.Close() // the reader below sees the end
 	}()
 	ready := make([]byte, len("ready\n"))
@@ -245,7 +246,7 @@ func TestAServiceThatJoinsIsKilled(t *testing.T) {
 				require.ErrorIs(t, err, concord.ErrAborted)
 			}
 			if x.at != "" {
-				<-service.done
+				<-service.Done()
 			}
 			b.settled(c)
 			require.Equal(t, x.want, b.shows(id))
@@ -288,10 +289,10 @@ func TestAServiceThatHandsOnIsKilled(t *testing.T) {
 				require.ErrorIs(t, err, concord.ErrAborted)
 			}
 			if x.first != "" {
-				<-first.done
+				<-first.Done()
 			}
 			if x.other != "" {
-				<-other.done
+				<-other.Done()
 			}
 			b.settled(c)
 			require.Equal(t, x.want, b.shows(id))
@@ -318,9 +319,9 @@ func TestWhoBeganIsKilled(t *testing.T) {
 			return b.right.number(t, "SELECT COUNT(*) FROM transfer") >= before+5
 		})
 		if round%3 == 2 { // both at once
-			require.NoError(t, service.end(syscall.SIGKILL, patience))
+			require.NoError(t, service.End(syscall.SIGKILL, patience))
 		}
-		require.NoError(t, caller.end(syscall.SIGKILL, patience))
+		require.NoError(t, caller.End(syscall.SIGKILL, patience))
 		began := time.Now()
 		for _, d := range []*database{b.left, b.right} {
 			eventually(t, "all rows are free", func() bool {

@@ -282,7 +282,7 @@ func TestAThousandTransactionsAreEndedWithoutACoordinator(t *testing.T) {
 		})
 	}
 	worked.Wait()
-	require.NoError(t, silent.process.signal(syscall.SIGSTOP))
+	require.NoError(t, silent.process.Signal(syscall.SIGSTOP))
 	close(vote)
 	inDoubt := func() (n int) {
 		for _, a := range c.agents[:3] {
@@ -303,7 +303,7 @@ func TestAThousandTransactionsAreEndedWithoutACoordinator(t *testing.T) {
 	began := time.Now()
 	eventually(t, "nothing is in doubt", func() bool { return inDoubt() == 0 })
 	t.Logf("%d transactions at three agents were ended %v after the last coordinator died", many, time.Since(began))
-	require.NoError(t, silent.process.signal(syscall.SIGCONT))
+	require.NoError(t, silent.process.Signal(syscall.SIGCONT))
 	workers.Wait()
 }
 
@@ -312,14 +312,14 @@ func TestAJournalThatWasPutBackIsRefused(t *testing.T) {
 	c := newCouncil(t, "", "east", "west")
 	east := c.agents[0]
 	data, old := filepath.Join(east.dir, "data"), filepath.Join(t.TempDir(), "copy")
-	require.NoError(t, east.process.end(syscall.SIGTERM, patience))
+	require.NoError(t, east.process.End(syscall.SIGTERM, patience))
 	require.NoError(t, os.CopyFS(old, os.DirFS(data)))
 	east.start()
 	east.kill()
 	east.start()
 	_, err := c.run(east.within(), "account", 5)
 	require.NoError(t, err)
-	require.NoError(t, east.process.end(syscall.SIGTERM, patience))
+	require.NoError(t, east.process.End(syscall.SIGTERM, patience))
 	require.NoError(t, os.RemoveAll(data))
 	require.NoError(t, os.CopyFS(data, os.DirFS(old)))
 	east.start()

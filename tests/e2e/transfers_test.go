@@ -72,7 +72,7 @@ func TestTransfersSurviveTheDeathOfTheWholeCluster(t *testing.T) {
 		before := l.sofar()
 		eventually(t, "transfers commit", func() bool { return l.sofar() > before+200 })
 		for _, n := range c.nodes {
-			require.NoError(t, n.process.signal(syscall.SIGKILL))
+			require.NoError(t, n.process.Signal(syscall.SIGKILL))
 		}
 		for _, n := range c.nodes {
 			c.buried(n)
@@ -103,8 +103,8 @@ func TestLeaderFailover(t *testing.T) {
 		end, back func(*node)
 	}{
 		{"killed", c.kill, c.start},
-		{"frozen", func(n *node) { require.NoError(t, n.process.signal(syscall.SIGSTOP)) },
-			func(n *node) { require.NoError(t, n.process.signal(syscall.SIGCONT)) }},
+		{"frozen", func(n *node) { require.NoError(t, n.process.Signal(syscall.SIGSTOP)) },
+			func(n *node) { require.NoError(t, n.process.Signal(syscall.SIGCONT)) }},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			b, c := b.in(t), c.in(t)
@@ -145,7 +145,7 @@ func TestLeaderFailover(t *testing.T) {
 func TestMySQL(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	b := bankAt(t, postgresServer.get(t), mysqlServer.get(t))
+	b := bankAt(t, postgresServer.Get(t), mysqlServer.Get(t))
 	t.Logf("MySQL %s", b.right.server.Version())
 	c := startCluster(t, settings{resources: b.resources()})
 	var wanted atomic.Int64 // until the leader is killed: more than there can be

@@ -52,7 +52,7 @@ func earlierRelease(t *testing.T) string {
 // the next one when all are in step again.
 func (c *cluster) upgrade(n *node, to string) {
 	c.Helper()
-	require.NoError(c, n.process.end(syscall.SIGTERM, patience))
+	require.NoError(c, n.process.End(syscall.SIGTERM, patience))
 	n.binary = to
 	c.start(n)
 	c.ready()
@@ -123,7 +123,7 @@ func TestUpgradeNodeByNode(t *testing.T) {
 		}
 		progress("with what the release adds")
 		tooLate := c.node(2)
-		require.NoError(t, tooLate.process.end(syscall.SIGTERM, patience))
+		require.NoError(t, tooLate.process.End(syscall.SIGTERM, patience))
 		refused := exec.Command(old, "serve", "--config", tooLate.config)
 		said, err := refused.CombinedOutput()
 		require.Error(t, err)

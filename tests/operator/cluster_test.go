@@ -13,15 +13,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/internal/program"
 	"github.com/concordtx/concord/internal/testdb"
 	"github.com/concordtx/concord/txn"
 )
@@ -42,9 +41,7 @@ type resource struct{ name, driver, dsn string }
 type node struct {
 	id                          int
 	api, peer, dir, log, config string
-	cmd                         *exec.Cmd
-	done                        chan struct{} // closed when it has ended
-	unleash                     func()
+	process                     *program.Process // nil: it does not run
 }
 
 const quick = "transaction: {scan: 500ms, grace: 500ms, max_age: 1m}\n"
@@ -97,64 +94,36 @@ func (c *cluster) configure(n *node) {
 	require.NoError(c, os.WriteFile(n.config, []byte(text.String()), 0o600))
 }
 
-// start starts a node, which does not outlive the tests: a shell waits for the end of a pipe.
+// start starts a node.
 func (c *cluster) start(n *node, flags ...string) {
 	c.Helper()
 	c.configure(n)
-	log, err := os.OpenFile(n.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	var err error
+	n.process, err = program.StartLogged(exec.Command(binary,
+		append([]string{"serve", "--config", n.config}, flags...)...), n.log)
 	require.NoError(c, err)
-	defer log.Close()
-	cmd := exec.Command(binary, append([]string{"serve", "--config", n.config}, flags...)...)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	require.NoError(c, cmd.Start())
-	watchdog := exec.Command("sh", "-c", `read -r _; kill -KILL -- "-$0" 2>/dev/null`, strconv.Itoa(cmd.Process.Pid))
-	watchdog.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	leash, err := watchdog.StdinPipe()
-	require.NoError(c, err)
-	require.NoError(c, watchdog.Start())
-	done := make(chan struct{})
-	n.cmd, n.done = cmd, done
-	n.unleash = func() { // first: it must not signal a number that the system gives to others
-		_ = watchdog.Process.Kill()
-		_ = watchdog.Wait()
-		_ = leash.Close()
-	}
-	go func() {
-		_ = cmd.Wait()
-		close(done)
-	}()
 }
 
 // end ends a node by a signal, and waits for it.
 func (c *cluster) end(n *node, s syscall.Signal) {
 	c.Helper()
-	if n.cmd == nil {
+	if n.process == nil {
 		return
 	}
-	_ = syscall.Kill(-n.cmd.Process.Pid, s)
-	select {
-	case <-n.done:
-	case <-time.After(patience):
-		_ = syscall.Kill(-n.cmd.Process.Pid, syscall.SIGKILL)
-		<-n.done
-		c.Errorf("node %d did not end within %v of %v", n.id, patience, s)
+	if err := n.process.End(s, patience); err != nil {
+		c.Errorf("node %d: %v", n.id, err)
 	}
-	n.unleash()
-	n.cmd = nil
+	n.process = nil
 }
 
 // exits waits until a node has ended by itself, and returns its exit code.
 func (c *cluster) exits(n *node) int {
 	c.Helper()
-	select {
-	case <-n.done:
-	case <-time.After(patience):
-		c.Fatalf("node %d runs on:\n%s", n.id, tail(n.log))
+	if err := n.process.Await(patience); err != nil {
+		c.Fatalf("node %d: %v\n%s", n.id, err, tail(n.log))
 	}
-	code := n.cmd.ProcessState.ExitCode()
-	n.unleash()
-	n.cmd = nil
+	code := n.process.State().ExitCode()
+	n.process = nil
 	return code
 }
 

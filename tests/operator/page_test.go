@@ -178,7 +178,7 @@ var trials = []struct {
 		w.shell(b)
 		eventually(w, "the node that was removed ends by itself, with exit code 2", func() bool {
 			select {
-			case <-c.nodes[1].done:
+			case <-c.nodes[1].process.Done():
 				return c.exits(c.nodes[1]) == 2
 			default:
 				return false

@@ -129,7 +129,7 @@ func TestAResourceWithBranchesIsNotTakenOut(t *testing.T) {
 
 	c.resources = c.resources[:1]
 	c.configure(n)
-	require.NoError(t, syscall.Kill(n.cmd.Process.Pid, syscall.SIGHUP))
+	require.NoError(t, n.process.Signal(syscall.SIGHUP))
 	branch := h.id.String() + "/1"
 	eventually(t, "the node says why it goes on with the old configuration", func() bool {
 		text := tail(n.log)

@@ -20,6 +20,7 @@ type Size struct {
 	Readers  int  // so many of the branches wrote nothing, as far as their sessions know
 	Late     int  // so many more branches try to join after commit was asked for
 	Recorded bool // the cluster decides however many branches there are
+	Early    bool // the application is answered at the decision
 }
 
 // alone says that the only branch that wrote commits in one phase: the cluster never hears of it,
@@ -49,6 +50,9 @@ func (z Size) String() string {
 	}
 	if z.Recorded {
 		s += ", recorded"
+	}
+	if z.Early {
+		s += ", answered at the decision"
 	}
 	s += explore.Counted(z.Losses, "lost branch", "lost branches")
 	if z.ReadOnly > 0 {

@@ -190,7 +190,7 @@ func (w *twoPC) Start() deal {
 			w.atParticipant(&d, no, protocol.Opened{})
 		}
 	}
-	w.atInitiator(&d, twopc.CommitAsked{Recorded: w.size.Recorded})
+	w.atInitiator(&d, twopc.CommitAsked{Recorded: w.size.Recorded, AtDecision: w.size.Early})
 	w.saturate(&d)
 	return d
 }

@@ -17,6 +17,7 @@ func Quick() []explore.World {
 		Size{Branches: 1, Crashes: 3},
 		Size{Branches: 1, Crashes: 3, Losses: 1, Recorded: true},
 		Size{Branches: 2, Crashes: 3, ReadOnly: 2, Recorded: true},
+		Size{Branches: 2, Crashes: 3, Losses: 1, Early: true},
 		Size{Agents: true, Branches: 2, Crashes: 1},
 		Size{Agents: true, Branches: 2, Crashes: 1, ReadOnly: 1},
 		Size{Agents: true, Branches: 2, Losses: 1},
