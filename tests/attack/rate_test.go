@@ -49,9 +49,9 @@ func BenchmarkHonestClients(b *testing.B) {
 			<-time.After(pause)
 			again := rate()
 			during, after = append(during, attacked/calm), append(after, again/calm)
-			b.Logf("%-52s before %5.0f/s, during %5.0f/s (%.2f), after %5.0f/s (%.2f); the node used %.0f and %.0f %% of "+
-				"a core; machine's load %s", a.name, calm, attacked, attacked/calm, again, again/calm, idle, busy,
-				load(b))
+			b.Logf("%-52s before %5.0f/s, during %5.0f/s (%.2f), after %5.0f/s (%.2f); the node used %.0f and "+
+				"%.0f %% of a core; machine's load %s", a.name, calm, attacked, attacked/calm, again, again/calm,
+				idle, busy, load(b))
 		}
 		b.ReportMetric(median(during), "during/before")
 		b.ReportMetric(median(after), "after/before")
