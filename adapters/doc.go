@@ -21,7 +21,8 @@
 // is for does not happen. An adapter asserts what it offers, so that a method with another name
 // does not compile.
 //
-// A Resource may be Marked (an old copy of the database is noticed), a WaitLister (deadlocks that
+// A Resource may be Batching (thousands of branches that dead clients left are ended in seconds), Marked (an old copy
+// of the database is noticed), a WaitLister (deadlocks that
 // go through several databases are found), an Inspector (operators see what the database knows of a
 // branch), Logging (what its driver has to say goes to the log of the client) and Hosted (an agent holds its
 // branches). A Session may be Waiting (its transaction takes

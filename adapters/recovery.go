@@ -31,6 +31,21 @@ type Finisher interface {
 	Rollback(ctx context.Context, x txn.XID, b txn.Branch) (txn.Finish, error)
 }
 
+// Batching is a Resource that ends many branches in a few round trips, where one at a time takes several for each.
+type Batching interface {
+	// FinishAll is Commit or Rollback for each of the branches. An answer that is zero leaves its branch to those:
+	// nothing was done, or what was done has to be looked into, or ending it means to wait for somebody. An error is
+	// that of all branches without an answer.
+	FinishAll(ctx context.Context, all []Decided) ([]txn.Finish, error)
+}
+
+// Decided is a prepared branch, as the decision record keeps it, and what was decided about it.
+type Decided struct {
+	XID      txn.XID
+	Branch   txn.Branch
+	Decision txn.Decision
+}
+
 // Lister lists what is prepared.
 type Lister interface {
 	// Recover lists the prepared branches that are ours, of every cluster.

@@ -21,6 +21,9 @@ const (
 	// CallerHeader says, in a call that a node hands on, for whom it speaks. Of anybody else than a node
 	// of the cluster it is refused.
 	CallerHeader = "Concord-Caller"
+	// CallerAddressHeader is the address of that one, for the audit. Where everybody may do everything it is believed
+	// of everybody.
+	CallerAddressHeader = "Concord-Caller-Address"
 )
 
 // handOn, in a context, lets a node hand the call on, and notes whether it did.

@@ -100,6 +100,7 @@ type Node struct {
 	restored atomic.Pointer[restoredState]
 	leases   atomic.Pointer[txn.Leases]
 	mail     *member.Post   // to members of three-phase transactions
+	calls    calls          // to other nodes
 	sender   *member.Sender // over that
 	heard    heard
 	// remembered is what the log remembers of databases, as far as it is applied here.
@@ -173,7 +174,7 @@ func Open(c Config) (*Node, error) {
 		Keys: c.Keys, Log: n.log,
 		Received: n.received, Store: n.store, CheckPair: checkPair, Fatal: n.fatal,
 		Post: func(ctx context.Context, e zab.Event) { n.post(ctx, replica.Peer{Event: e}) }})
-	n.mail = member.NewPost(c.Keys)
+	n.mail, n.calls = member.NewPost(c.Keys), newCalls(c.Keys)
 	n.sender = member.NewSender(n.mail.Deliver, n.log)
 	n.peers.KnowStores(n.core.State().Stores())
 	return n, nil
@@ -184,7 +185,9 @@ func (n *Node) makeWorkers(resources []adapters.Resource) (names []string, err e
 		if n.workers[r.Name()] != nil {
 			return nil, fmt.Errorf("two resources have the name %q: give each its own", r.Name())
 		}
-		n.workers[r.Name()] = newWorker(r, n.log, n.config.Spans, n.post, n.compareIdentities)
+		w := newWorker(r, n.log, n.config.Spans, n.post, n.compareIdentities)
+		w.others = func() []other { return n.others(r.Name()) }
+		n.workers[r.Name()] = w
 		names = append(names, r.Name())
 	}
 	return names, nil
@@ -354,6 +357,7 @@ func (n *Node) Run(ctx context.Context) error {
 	err := g.Wait()
 	n.sender.Close()
 	n.mail.Close()
+	n.calls.http.CloseIdleConnections()
 	writer.Close()
 	stopStorer()
 	<-stored

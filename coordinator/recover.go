@@ -34,7 +34,7 @@ const (
 	// maxPlanned branches are asked about in one PlanAsked.
 	maxPlanned = 1024
 	// recoverPatience is how long Recover waits for a resource to list what it holds. The scans of the leader have
-	// more, and go on.
+	// more, and go on, and so does Recover if it is to do something.
 	recoverPatience = 3 * time.Second
 	// recoverAtOnce branches of one resource are finished at the same time.
 	recoverAtOnce = workersPerResource
@@ -46,6 +46,8 @@ type Progress struct {
 	Actions []ActionResult
 	// Unlisted is why a resource could not be listed, so what it holds is not among the actions; nil: it could.
 	Unlisted error
+	// Pending says, for people, that a resource has not been listed yet; empty: none is meant.
+	Pending string
 }
 
 // Recover lists all resources now and plans what recovery would do, for one transaction unless id is zero. With apply
@@ -67,7 +69,13 @@ func (n *Node) Recover(ctx context.Context, id txn.ID, apply bool, each func(Pro
 	}
 	for name, w := range n.workers {
 		g.Go(func() error {
-			listing, err := w.listSoon(ctx)
+			listing, err := w.listSoon(ctx, func() error {
+				if !apply {
+					return errPatience
+				}
+				return tell(Progress{Pending: fmt.Sprintf("%s has listed nothing within %v: what it holds is finished "+
+					"when it has, which may take until %v are over", name, recoverPatience, listTimeout)})
+			})
 			if err != nil {
 				return tell(Progress{Unlisted: txn.Unavailablef("not listed: %s: %v; run \"concord resource check "+
 					"%s\"", name, err, name)})
@@ -80,14 +88,27 @@ func (n *Node) Recover(ctx context.Context, id txn.ID, apply bool, each func(Pro
 	return g.Wait()
 }
 
-// listSoon lists what a resource holds, if it does not take long.
-func (w *worker) listSoon(ctx context.Context) ([]adapters.Prepared, error) {
-	soon, cancel := context.WithTimeout(ctx, recoverPatience)
-	defer cancel()
-	listing, err := w.list(soon)
-	if err != nil && soon.Err() != nil && ctx.Err() == nil {
-		err = fmt.Errorf("no answer within %v: %w", recoverPatience, err)
+var errPatience = fmt.Errorf("no answer within %v", recoverPatience) // followed by what the database said
+
+// listSoon lists what a resource holds. If that takes long it asks whether to go on.
+func (w *worker) listSoon(ctx context.Context, late func() error) ([]adapters.Prepared, error) {
+	ctx, giveUp := context.WithCancelCause(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		select {
+		case <-time.After(recoverPatience):
+			if err := late(); err != nil {
+				giveUp(err)
+			}
+		case <-ctx.Done():
+		}
+	})
+	listing, err := w.list(ctx)
+	if err != nil && errors.Is(context.Cause(ctx), errPatience) {
+		err = fmt.Errorf("%w: %w", errPatience, err)
 	}
+	giveUp(nil)
+	watching.Wait()
 	return listing, err
 }
 

@@ -216,6 +216,12 @@ var messages = []message{
 			_, err := n.Retry(ctx, id, nil)
 			return err
 		}), says: `nothing of GID waits to be tried by the cluster: see "concord tx get GID" for what it waits for`},
+	{name: "finish a branch through a node that does not reach its resource", is: txn.ErrUnavailable,
+		meet: one(func(ctx context.Context, c *testCluster, n *Node) error {
+			_, err := n.FinishThrough(ctx, txn.XID{ID: txn.NewID(time.Now())}, "orders")
+			return err
+		}, outage{memory.New("orders", memory.NewDisk()), refusing()}),
+		says: `this node does not reach resource orders either: run "concord resource check orders"`},
 	{name: "check a resource that is not there", is: txn.ErrNotFound,
 		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
 			_, err := n.Check(ctx, "stock")
@@ -223,7 +229,7 @@ var messages = []message{
 		}), says: `there is no resource "stock": see "concord resource ls"`},
 
 	{name: "open at a level that nobody knows", meet: opening(func(_ *testing.T, c *Config) { c.FeatureLevel = 99 }),
-		says: `"feature_level" is 99, but this release knows only up to 8: lower it, or run the release that the ` +
+		says: `"feature_level" is 99, but this release knows only up to 9: lower it, or run the release that the ` +
 			`other nodes run`},
 	{name: "open as nobody", meet: opening(func(_ *testing.T, c *Config) { c.Node = 2 }),
 		says: `node 2 is not one of the members: add it to "members", or correct "node"`},
@@ -254,8 +260,8 @@ var messages = []message{
 	{name: "open below the level that the cluster is at", is: ErrNewerStore, meet: func(*testing.T) error {
 		_, err := decodeLevel(encodeLevel(txn.Newest + 1))
 		return err
-	}, says: "the store belongs to a later release of concord: the cluster is at feature level 9, this program " +
-		"knows only up to 8: run the release that the other nodes run"},
+	}, says: "the store belongs to a later release of concord: the cluster is at feature level 10, this program " +
+		"knows only up to 9: run the release that the other nodes run"},
 	{name: "a store with meta data of another version", is: txn.ErrBadTxn, meet: func(*testing.T) error {
 		return decodeMeta(nil, &txn.Meta{})
 	}, says: "meta data of the table: the store holds what this version of concord does not write: run the version " +
@@ -295,7 +301,7 @@ var messages = []message{
 		return opening(func(_ *testing.T, config *Config) {
 			config.Members, config.DataDir, config.FeatureLevel = c.members, c.dir+"/1", txn.LevelBase
 		})(t)
-	}, says: "the store belongs to a later release of concord: the cluster is at feature level 8, and " +
+	}, says: "the store belongs to a later release of concord: the cluster is at feature level 9, and " +
 		"\"feature_level\" holds this node at 1: remove that key; " +
 		"what was switched on cannot be switched off"},
 }
@@ -336,6 +342,13 @@ func TestWhatErrorsSay(t *testing.T) {
 			}
 		})
 	}
+}
+
+// refusing is the state of a database that nobody reaches.
+func refusing() *atomic.Int32 {
+	state := &atomic.Int32{}
+	state.Store(refuses)
+	return state
 }
 
 // unmet are texts that only a race of some kind shows, and why there is no row for them.
@@ -389,7 +402,7 @@ var withoutRow = map[string]string{
 	"the workers are busy":                                 "a former leadership has left the queue full",
 	"acts of people: %w":                                   breaks,
 	"act %d under the key %x: %w":                          ofAPeer,
-	"no answer within %v: %w":                              fallsSilent,
+	"no answer within %v":                                  fallsSilent,
 	"the database did not answer":                          fallsSilent,
 	"%w within %v (%s): run \"concord resource check %s\"": fallsSilent,
 	"not tried, because the database did not answer for another branch: run \"concord resource check\", and " +

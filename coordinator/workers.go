@@ -28,6 +28,8 @@ const (
 	// retryWorkers may be such that could not be finished before.
 	workersPerResource = 8
 	retryWorkers       = 3
+	// atOnce branches that were never tried are finished together at most: as many as leave no worker without.
+	atOnce = commit.MaxTasks / workersPerResource
 	// settleWorkers transactions are settled at the same time at one last resource.
 	settleWorkers = 4
 	// finishTimeout bounds one attempt to finish a branch. It leaves time to fence the
@@ -63,6 +65,7 @@ type worker struct {
 	probed   func(context.Context)                // called when health has changed
 
 	tasks   chan commit.Task     // capacity maxTasks, which is what the core keeps out at most
+	alone   chan commit.Task     // of them, those that cannot be finished together with others
 	retries chan commit.Task     // capacity maxRetries, likewise
 	settles chan commit.LastTask // capacity MaxSettles, likewise
 	scans   chan struct{}
@@ -73,6 +76,9 @@ type worker struct {
 	alive   atomic.Int64  // calls that the resource has answered well
 	// remembered is what the log remembers of the database.
 	remembered atomic.Pointer[remembered]
+	// others are the other members; through is the one that lists the resource while this node does not reach it.
+	others  func() []other
+	through atomic.Pointer[other]
 
 	mu     sync.Mutex
 	health commit.Health
@@ -86,7 +92,8 @@ type worker struct {
 func newWorker(r adapters.Resource, log *slog.Logger, traces *spans.Exporter,
 	post func(context.Context, replica.Event), probed func(context.Context)) *worker {
 	w := &worker{resource: r, log: log.With("resource", r.Name()), spans: traces, post: post, probed: probed,
-		tasks: make(chan commit.Task, commit.MaxTasks), retries: make(chan commit.Task, commit.MaxRetries),
+		tasks: make(chan commit.Task, commit.MaxTasks), alone: make(chan commit.Task, commit.MaxTasks),
+		retries: make(chan commit.Task, commit.MaxRetries),
 		settles: make(chan commit.LastTask, commit.MaxSettles),
 		scans:   make(chan struct{}, 1),
 		forgets: make(chan commit.Spent, 16), kept: make(chan txn.XID, 1), waits: make(chan uint64, 1),
@@ -143,6 +150,8 @@ func (w *worker) finishTasks(ctx context.Context, retries chan commit.Task) {
 	for {
 		select {
 		case t := <-w.tasks:
+			w.finishWaiting(ctx, t)
+		case t := <-w.alone:
 			w.post(ctx, w.finish(ctx, t))
 		case t := <-retries:
 			w.post(ctx, w.finish(ctx, t))
@@ -152,32 +161,95 @@ func (w *worker) finishTasks(ctx context.Context, retries chan commit.Task) {
 	}
 }
 
-// finish makes one attempt and tells the loop what came of it.
+// finishWaiting finishes a branch and what waits behind it, together if the resource can do that.
+func (w *worker) finishWaiting(ctx context.Context, t commit.Task) {
+	together, able := w.resource.(adapters.Batching)
+	able = able && w.byOther() == nil
+	all := []commit.Task{t}
+	for more := able; more && len(all) < atOnce; {
+		select {
+		case t := <-w.tasks:
+			all = append(all, t)
+		default:
+			more = false
+		}
+	}
+	if len(all) == 1 {
+		w.post(ctx, w.finish(ctx, t))
+		return
+	}
+	call, cancel := w.bounded(ctx, finishTimeout)
+	defer cancel()
+	branches, begun := make([]adapters.Decided, len(all)), make([]*spans.Span, len(all))
+	for i, t := range all {
+		branches[i] = adapters.Decided{XID: t.XID, Branch: t.Branch, Decision: t.Decision}
+		begun[i] = w.beginFinish(t)
+	}
+	found := make([]txn.Finish, len(all))
+	err := w.carryOut(call, func() (err error) {
+		found, err = together.FinishAll(call, branches)
+		return err
+	})
+	for i, t := range all {
+		if found[i] == 0 && err == nil {
+			select {
+			case w.alone <- t:
+			default: // a former leadership has left it full
+				w.post(ctx, w.finish(ctx, t))
+			}
+			continue
+		}
+		var failed error
+		if found[i] == 0 {
+			failed = err
+		}
+		w.post(ctx, w.finished(call, t, begun[i], found[i], failed))
+	}
+}
+
+// finish makes one attempt and says what came of it.
 func (w *worker) finish(ctx context.Context, t commit.Task) replica.Event {
 	ctx, cancel := w.bounded(ctx, finishTimeout)
 	defer cancel()
-	finish, name := w.resource.Commit, "concord.commit"
+	finish := w.resource.Commit
 	if t.Decision == txn.Abort {
-		finish, name = w.resource.Rollback, "concord.rollback"
+		finish = w.resource.Rollback
 	}
-	log := w.log.With("gid", t.XID.ID.String(), "branch", uint8(t.XID.Branch), "decision", t.Decision.String())
-	if t.Trace != "" { // 00-TRACE-SPAN-FLAGS
-		log = log.With("trace_id", t.Trace[3:35], "span_id", t.Trace[36:52])
+	if o := w.byOther(); o != nil {
+		finish = o.finish
 	}
-	span := w.begin(t.Trace, name, t.XID.ID)
-	span.Say("concord.branch", strconv.Itoa(int(t.XID.Branch)))
+	span := w.beginFinish(t)
 	var f txn.Finish
+	err := w.carryOut(ctx, func() (err error) {
+		f, err = finish(api.WithTraceparent(ctx, span.Traceparent()), t.XID, t.Branch)
+		return err
+	})
+	return w.finished(ctx, t, span, f, err)
+}
+
+// carryOut has the database do something, unless it is quarantined.
+func (w *worker) carryOut(ctx context.Context, do func() error) error {
 	err := w.quarantined()
 	if err == nil {
-		f, err = finish(api.WithTraceparent(ctx, span.Traceparent()), t.XID, t.Branch)
+		err = do()
 		w.heard(err)
 	}
+	if errors.Is(err, adapters.ErrBehind) {
+		_ = w.compare(ctx) // says what the database has
+	}
+	return err
+}
+
+// finished is what the loop has to hear of an attempt.
+func (w *worker) finished(ctx context.Context, t commit.Task, span *spans.Span, f txn.Finish,
+	err error) replica.Event {
 	if err == nil {
 		span.Say("concord.found", f.String())
 	}
 	span.End(failure(err))
-	if errors.Is(err, adapters.ErrBehind) {
-		_ = w.compare(ctx) // says what the database has
+	log := w.log.With("gid", t.XID.ID.String(), "branch", uint8(t.XID.Branch), "decision", t.Decision.String())
+	if t.Trace != "" { // 00-TRACE-SPAN-FLAGS
+		log = log.With("trace_id", t.Trace[3:35], "span_id", t.Trace[36:52])
 	}
 	if err != nil {
 		log.Warn("branch not finished, will try again", "err", err)
@@ -186,6 +258,17 @@ func (w *worker) finish(ctx context.Context, t commit.Task) replica.Event {
 	log.Info("branch finished by the cluster", "found", f.String())
 	return commit.Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: w.resource.Name(),
 		Why: finishReason(f, t.Decision)}
+}
+
+// beginFinish begins the span of an attempt to finish a branch.
+func (w *worker) beginFinish(t commit.Task) *spans.Span {
+	name := "concord.commit"
+	if t.Decision == txn.Abort {
+		name = "concord.rollback"
+	}
+	span := w.begin(t.Trace, name, t.XID.ID)
+	span.Say("concord.branch", strconv.Itoa(int(t.XID.Branch)))
+	return span
 }
 
 // begin begins the span of a call to the resource, in a trace of its own: the transaction has had its answer long ago.
@@ -286,7 +369,17 @@ func (w *worker) scan(ctx context.Context) {
 	}
 }
 
+// list lists what the resource holds: through another member if this node does not reach it.
 func (w *worker) list(ctx context.Context) ([]adapters.Prepared, error) {
+	if h := w.state(); h.Asked && !h.OK {
+		if listing, ok := w.listByOther(ctx); ok {
+			return listing, nil
+		}
+	}
+	return w.listHere(ctx)
+}
+
+func (w *worker) listHere(ctx context.Context) ([]adapters.Prepared, error) {
 	ctx, cancel := w.bounded(ctx, listTimeout)
 	defer cancel()
 	listing, err := w.resource.Recover(ctx)

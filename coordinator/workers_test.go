@@ -5,6 +5,7 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -322,37 +323,68 @@ func TestDatabasesAreAskedWhoWaitsIfThereIsAReason(t *testing.T) {
 		10*time.Millisecond)
 }
 
-// A database that hangs holds up no other: what is prepared elsewhere is shown, and finished, meanwhile.
+// A database that hangs holds up no other: what is prepared elsewhere is shown, and finished, meanwhile. What it holds
+// itself is finished when it answers.
 func TestRecoverGoesRoundADatabaseThatHangs(t *testing.T) {
-	disk, hung := memory.NewDisk(), &atomic.Int32{}
+	disk, slow, hung := memory.NewDisk(), memory.NewDisk(), &atomic.Int32{}
 	c := newTunedCluster(t, 1, func() []adapters.Resource {
-		return []adapters.Resource{memory.New("orders", disk), outage{memory.New("billing", memory.NewDisk()), hung}}
+		return []adapters.Resource{memory.New("orders", disk), late{memory.New("billing", slow), hung}}
 	}, func(c *Config) { c.Rules = commit.Rules{MaxTransaction: time.Hour, Grace: time.Hour, Scan: time.Hour} })
-	orders := memory.New("orders", disk)
-	id := txn.NewID(time.Now())
+	orders, billing := memory.New("orders", disk), memory.New("billing", slow)
+	id, other := txn.NewID(time.Now()), txn.NewID(time.Now())
 	require.Equal(t, txn.Commit, c.commit(id, c.prepared(orders, id, "a")).Txn.Decision)
+	require.Equal(t, txn.Commit, c.commit(other, c.prepared(billing, other, "c")).Txn.Decision)
 	waiting := txn.NewID(time.Now())
 	c.prepared(orders, waiting, "b")
 	hung.Store(hangs)
-	began := time.Now()
-	var came []time.Duration // at which actions did
-	var results, kinds []string
-	var unlisted []string
-	require.NoError(t, c.leader().Recover(t.Context(), txn.ID{}, true, func(p Progress) error {
-		for _, a := range p.Actions {
-			require.NoError(t, a.Err)
-			came, kinds, results = append(came, time.Since(began)), append(kinds, a.Kind.String()),
-				append(results, a.Result)
-		}
-		if p.Unlisted != nil {
-			unlisted = append(unlisted, p.Unlisted.Error())
-		}
-		return nil
-	}))
-	require.ElementsMatch(t, []string{"commit", "leave", "commit"}, kinds)
-	require.ElementsMatch(t, []string{"", "", "done"}, results)
-	require.Less(t, came[len(came)-1], recoverPatience, "they did not wait for the other database")
+	recovered := func(apply bool) (early, all, unlisted []string) {
+		began := time.Now()
+		require.NoError(t, c.leader().Recover(t.Context(), txn.ID{}, apply, func(p Progress) error {
+			for _, a := range p.Actions {
+				require.NoError(t, a.Err)
+				all = append(all, a.Branch.Resource+" "+a.Kind.String()+" "+a.Result)
+			}
+			if p.Unlisted != nil {
+				unlisted = append(unlisted, p.Unlisted.Error())
+			}
+			if p.Pending != "" {
+				unlisted = append(unlisted, p.Pending)
+				hung.Store(isUp)
+			}
+			if time.Since(began) < recoverPatience {
+				early = slices.Clone(all)
+			}
+			return nil
+		}))
+		return early, all, unlisted
+	}
+	early, all, unlisted := recovered(false)
+	require.ElementsMatch(t, []string{"orders commit ", "orders leave "}, early)
+	require.Equal(t, early, all)
 	require.Len(t, unlisted, 1)
 	require.Contains(t, unlisted[0], "not listed: billing: no answer within 3s")
 	require.Contains(t, unlisted[0], `run "concord resource check billing"`)
+
+	early, all, unlisted = recovered(true)
+	require.ElementsMatch(t, []string{"orders commit ", "orders leave ", "orders commit done"}, early,
+		"they did not wait for the other database")
+	require.ElementsMatch(t, []string{"billing commit ", "billing commit done"}, all[len(early):])
+	require.Len(t, unlisted, 1)
+	require.Contains(t, unlisted[0], "billing has listed nothing within 3s")
+	_, found := slow.Get("c")
+	require.True(t, found)
+}
+
+// late is an outage whose lists come when it is over.
+type late outage
+
+func (l late) Recover(ctx context.Context) ([]adapters.Prepared, error) {
+	for l.state.Load() == hangs {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return l.Resource.Recover(ctx)
 }

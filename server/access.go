@@ -16,15 +16,17 @@ import (
 
 // rules say who may make which call. A call without a row is not served to anybody.
 var rules = access.Rules{
-	concordv1connect.CoordinatorServiceCommitProcedure:   access.Needs(security.Application),
-	concordv1connect.CoordinatorServiceDecideProcedure:   access.Streams(security.Application),
-	concordv1connect.CoordinatorServiceLeaseProcedure:    access.Needs(security.Application),
-	concordv1connect.CoordinatorServiceWaitingProcedure:  access.Needs(security.Application),
-	concordv1connect.CoordinatorServiceDeliverProcedure:  access.Needs(security.MemberRole),
-	concordv1connect.CoordinatorServiceFinishedProcedure: access.Needs(security.Application, security.AgentRole),
-	concordv1connect.CoordinatorServiceOutcomeProcedure:  access.Needs(security.Application, security.AgentRole),
-	concordv1connect.CoordinatorServiceKeyUseProcedure:   access.Needs(security.Application),
-	concordv1connect.CoordinatorServiceFollowProcedure:   access.Needs(security.Application),
+	concordv1connect.CoordinatorServiceCommitProcedure:        access.Needs(security.Application),
+	concordv1connect.CoordinatorServiceDecideProcedure:        access.Streams(security.Application),
+	concordv1connect.CoordinatorServiceLeaseProcedure:         access.Needs(security.Application),
+	concordv1connect.CoordinatorServiceWaitingProcedure:       access.Needs(security.Application),
+	concordv1connect.CoordinatorServiceDeliverProcedure:       access.Needs(security.MemberRole),
+	concordv1connect.CoordinatorServiceListThroughProcedure:   access.Needs(security.NodeRole),
+	concordv1connect.CoordinatorServiceFinishThroughProcedure: access.Needs(security.NodeRole),
+	concordv1connect.CoordinatorServiceFinishedProcedure:      access.Needs(security.Application, security.AgentRole),
+	concordv1connect.CoordinatorServiceOutcomeProcedure:       access.Needs(security.Application, security.AgentRole),
+	concordv1connect.CoordinatorServiceKeyUseProcedure:        access.Needs(security.Application),
+	concordv1connect.CoordinatorServiceFollowProcedure:        access.Needs(security.Application),
 
 	concordv1connect.CoordinatorServiceGetProcedure: access.Needs(security.Application, security.AgentRole,
 		security.Viewer),

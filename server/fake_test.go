@@ -86,6 +86,16 @@ func (f *fakeNode) Finished(txn.ID, txn.BranchNo, txn.Finish, commit.Reporter) {
 
 func (f *fakeNode) Deliver([]member.Envelope) { _ = f.did("Deliver") }
 
+func (f *fakeNode) ListThrough(context.Context, string) ([]adapters.Prepared, error) {
+	_ = f.did("ListThrough") // of whom it follows
+	return nil, nil
+}
+
+func (f *fakeNode) FinishThrough(context.Context, txn.XID, string) (txn.Finish, error) {
+	_ = f.did("FinishThrough")
+	return txn.Done, nil
+}
+
 func (f *fakeNode) Commit(context.Context, txn.CommitRequest) (commit.Reply, error) {
 	return commit.Reply{Txn: txn.Txn{Decision: txn.Commit}, Zxid: f.snapshot.Zxid}, f.did("Commit")
 }

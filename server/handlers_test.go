@@ -146,7 +146,7 @@ func recovers(ctx context.Context, c concordv1connect.CoordinatorServiceClient, 
 
 // ofAny are answered by every node, with what the leader told it; Decide is a stream. So are Resources
 // unless the client doubts what they say.
-var ofAny = []string{"Status", "Watch", "Decide"}
+var ofAny = []string{"Status", "Watch", "Decide", "ListThrough", "FinishThrough"}
 
 var known = txn.Txn{ID: txn.NewID(time.Now()), Decision: txn.Commit, Branches: []txn.Branch{{Resource: "orders"}},
 	Ended: true}
@@ -207,7 +207,8 @@ func TestCallsOfAnyNodeAreServedByOneThatDoesNotLead(t *testing.T) {
 	s := serve(t, n, nil)
 	for _, m := range procedures() {
 		name := string(m.Name())
-		if !slices.Contains(ofAny, name) || m.IsStreamingClient() { // Decide hands on by itself: see above
+		// Decide hands on by itself: see above. The others want to know of what.
+		if !slices.Contains(ofAny, name) || m.IsStreamingClient() || strings.HasSuffix(name, "Through") {
 			continue
 		}
 		body, kind := "{}", "application/json"
@@ -224,6 +225,24 @@ func TestCallsOfAnyNodeAreServedByOneThatDoesNotLead(t *testing.T) {
 				"one in ofLeader, or let every node serve it", name, res.Status)
 		}
 	}
+}
+
+// What a leader does not reach it asks of those that follow it.
+func TestABranchIsFinishedThroughANodeThatDoesNotLead(t *testing.T) {
+	n := newFake()
+	n.follows(1, "127.0.0.1:1")
+	c := serve(t, n, nil).stub(t)
+	_, err := c.ListThrough(t.Context(), &concordv1.ListThroughRequest{Cluster: fakeCluster.String(),
+		Resource: "orders"})
+	require.NoError(t, err)
+	asked := &concordv1.FinishThroughRequest{Cluster: fakeCluster.String(), Gid: gid(), Resource: "orders"}
+	res, err := c.FinishThrough(t.Context(), asked)
+	require.NoError(t, err)
+	require.Equal(t, "done", res.GetFinish())
+	asked.Cluster = txn.ClusterID(fakeCluster + 1).String()
+	_, err = c.FinishThrough(t.Context(), asked)
+	require.Error(t, err)
+	require.Equal(t, []string{"ListThrough", "FinishThrough"}, n.calls)
 }
 
 // Only to look at a database needs no leader.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/coordinator/commit"
@@ -70,6 +71,9 @@ type Node interface {
 	// Retry has branches of a transaction tried now, or one of them, and says how many.
 	Retry(ctx context.Context, id txn.ID, no *txn.BranchNo) (branches int, err error)
 	Recover(ctx context.Context, id txn.ID, apply bool, each func(coordinator.Progress) error) error
+	// ListThrough and FinishThrough are for a leader that does not reach a resource.
+	ListThrough(ctx context.Context, resource string) ([]adapters.Prepared, error)
+	FinishThrough(ctx context.Context, x txn.XID, resource string) (txn.Finish, error)
 	// Examine asks the databases about branches of a transaction that is not finished.
 	Examine(ctx context.Context, id txn.ID, decided bool, branches []txn.Branch) coordinator.Examined
 	// Recheck looks at a resource again if the node takes it for another database than identity.

@@ -34,7 +34,7 @@ func (h *handlers) Resolve(ctx context.Context, r *concordv1.ResolveRequest) (*c
 	if d == txn.Commit {
 		kind = txn.ActCommit
 	}
-	act, who, err := parseAct(ctx, kind, r)
+	act, who, err := h.parseAct(ctx, kind, r)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +64,7 @@ func (h *handlers) Forget(ctx context.Context, r *concordv1.ForgetRequest) (*con
 	if err != nil {
 		return nil, err
 	}
-	act, who, err := parseAct(ctx, txn.ActForget, r)
+	act, who, err := h.parseAct(ctx, txn.ActForget, r)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func (h *handlers) Settle(ctx context.Context, r *concordv1.SettleRequest) (*con
 		return nil, txn.Invalidf("action: %.20q is not abandon, abort or commit, the only actions that this version "+
 			"knows", r.GetAction())
 	}
-	act, who, err := parseAct(ctx, action.act, r)
+	act, who, err := h.parseAct(ctx, action.act, r)
 	if err = errors.Join(err, api.ParseText("resource", r.GetResource(), txn.MaxResourceName)); err != nil {
 		return nil, err
 	}
@@ -122,7 +122,7 @@ const settleAbandon = "abandon"
 
 func (h *handlers) ReplaceMember(ctx context.Context,
 	r *concordv1.ReplaceMemberRequest) (*concordv1.ReplaceMemberResponse, error) {
-	act, who, err := parseAct(ctx, txn.ActReplaceMember, r)
+	act, who, err := h.parseAct(ctx, txn.ActReplaceMember, r)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func (h *handlers) ReplaceMember(ctx context.Context,
 func (h *handlers) AddMember(ctx context.Context, r *concordv1.AddMemberRequest) (*concordv1.AddMemberResponse, error) {
 	m := replica.Member{ID: zab.NodeID(r.GetNode()), Observer: r.GetRole() == "observer", Peer: r.GetPeer(),
 		API: r.GetApi()}
-	act, who, err := parseAct(ctx, txn.ActAddMember, r)
+	act, who, err := h.parseAct(ctx, txn.ActAddMember, r)
 	if err = errors.Join(err, api.ParseText("key", r.GetKey(), maxKey)); err != nil {
 		return nil, err
 	}
@@ -173,7 +173,7 @@ func parseAddress(field, addr string) error {
 
 func (h *handlers) RemoveMember(ctx context.Context,
 	r *concordv1.RemoveMemberRequest) (*concordv1.RemoveMemberResponse, error) {
-	act, who, err := parseAct(ctx, txn.ActRemoveMember, r)
+	act, who, err := h.parseAct(ctx, txn.ActRemoveMember, r)
 	if err = errors.Join(err, api.ParseText("key", r.GetKey(), maxKey)); err != nil {
 		return nil, err
 	}
@@ -186,7 +186,7 @@ func (h *handlers) RemoveMember(ctx context.Context,
 
 func (h *handlers) TransferLeadership(ctx context.Context,
 	r *concordv1.TransferLeadershipRequest) (*concordv1.TransferLeadershipResponse, error) {
-	act, who, err := parseAct(ctx, txn.ActLead, r)
+	act, who, err := h.parseAct(ctx, txn.ActLead, r)
 	if err != nil {
 		return nil, err
 	}
@@ -205,17 +205,20 @@ type signed interface {
 
 // parseAct reads who acts and why, for the audit, and returns who that is for other records, where both are kept as
 // well: by the certificate or the token, and by his own word.
-func parseAct(ctx context.Context, kind txn.ActKind, r signed) (act txn.ActRecord, who string, err error) {
+func (h *handlers) parseAct(ctx context.Context, kind txn.ActKind, r signed) (act txn.ActRecord, who string,
+	err error) {
 	if r.GetReason() == "" {
 		return act, "", txn.Invalidf("reason: say why, it is kept with the transaction")
 	}
-	act, err = actOf(ctx, kind, r)
+	act, err = h.actOf(ctx, kind, r)
 	return act, access.Of(ctx).Who(r.GetWho()), err
 }
 
 // actOf is parseAct for what needs no reason.
-func actOf(ctx context.Context, kind txn.ActKind, r signed) (txn.ActRecord, error) {
-	return txn.ActRecord{Kind: kind, Subject: access.Of(ctx).Subject(), Who: r.GetWho(), Why: r.GetReason()},
+func (h *handlers) actOf(ctx context.Context, kind txn.ActKind, r signed) (txn.ActRecord, error) {
+	c := access.Of(ctx)
+	return txn.ActRecord{Kind: kind, Subject: c.Subject(), Who: r.GetWho(), Why: r.GetReason(),
+			From: c.From(uint64(h.node.Status().Node))},
 		errors.Join(api.ParseText("who", r.GetWho(), txn.MaxResourceName), api.ParseText("reason", r.GetReason(),
 			txn.MaxReason))
 }
@@ -301,7 +304,8 @@ func addActs(m *concordv1.Transaction, id txn.ID, acts []*txn.Act) {
 
 func actMessage(a *txn.Act) *concordv1.Act {
 	m := &concordv1.Act{No: a.No, TimeMs: a.Time.UnixMilli(), Subject: a.Subject, Who: a.Who, Command: a.Kind.String(),
-		Reason: a.Why, Resource: a.Resource, Node: a.Node, Outcome: a.Outcome.String(), Says: a.Says}
+		Reason: a.Why, Resource: a.Resource, Node: a.Node, Outcome: a.Outcome.String(), Says: a.Says,
+		Roles: a.From.Roles, Address: a.From.Addr, Called: a.From.Node}
 	if !a.ID.IsZero() {
 		m.Gid = a.ID.String()
 	}
@@ -313,7 +317,7 @@ func actMessage(a *txn.Act) *concordv1.Act {
 
 func (h *handlers) AcceptResource(ctx context.Context,
 	r *concordv1.AcceptResourceRequest) (*concordv1.AcceptResourceResponse, error) {
-	act, who, err := parseAct(ctx, txn.ActAccept, r)
+	act, who, err := h.parseAct(ctx, txn.ActAccept, r)
 	if err = errors.Join(err, api.ParseText("name", r.GetName(), txn.MaxResourceName)); err != nil {
 		return nil, err
 	}

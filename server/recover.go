@@ -43,7 +43,7 @@ func (h *handlers) Recover(ctx context.Context, r *concordv1.RecoverRequest,
 			return err
 		}
 	}
-	act, err := actOf(ctx, txn.ActRecover, r)
+	act, err := h.actOf(ctx, txn.ActRecover, r)
 	if err == nil {
 		err = h.reach(ctx, r.GetSeen())
 	}
@@ -97,6 +97,9 @@ func (h *handlers) recover(ctx context.Context, id txn.ID, apply bool, out *reco
 		if p.Unlisted != nil {
 			m.Warnings = append(m.Warnings, p.Unlisted.Error())
 		}
+		if p.Pending != "" {
+			m.Pending = append(m.Pending, p.Pending)
+		}
 		for _, a := range p.Actions {
 			switch {
 			case a.Result == "" && a.Err == nil:
@@ -113,6 +116,41 @@ func (h *handlers) recover(ctx context.Context, id txn.ID, apply bool, out *reco
 		err = out.send(&concordv1.RecoverResponse{Whole: h.node.Examine(ctx, id, false, nil).Whole, Zxid: h.zxid()})
 	}
 	return fmt.Sprintf("%d of %d prepared branches finished", finished, planned), err
+}
+
+func (h *handlers) ListThrough(ctx context.Context,
+	r *concordv1.ListThroughRequest) (*concordv1.ListThroughResponse, error) {
+	err := errors.Join(sameCluster(h.node.Status(), r.GetCluster()),
+		api.ParseText("resource", r.GetResource(), txn.MaxResourceName))
+	if err != nil {
+		return nil, err
+	}
+	listing, err := h.node.ListThrough(ctx, r.GetResource())
+	m := &concordv1.ListThroughResponse{}
+	for _, p := range listing {
+		b := &concordv1.PreparedBranch{Xid: p.XID.String(), Owner: p.Owner, Last: uint32(p.Last)}
+		if !p.Since.IsZero() {
+			b.PreparedMs = p.Since.UnixMilli()
+		}
+		m.Branches = append(m.Branches, b)
+	}
+	return m, err
+}
+
+func (h *handlers) FinishThrough(ctx context.Context,
+	r *concordv1.FinishThroughRequest) (*concordv1.FinishThroughResponse, error) {
+	cluster, err := api.ParseCluster("cluster", r.GetCluster())
+	if err == nil {
+		err = sameCluster(h.node.Status(), r.GetCluster())
+	}
+	id, badID := api.ParseID("gid", r.GetGid())
+	no, badNo := api.ParseBranchNo("no", r.GetNo())
+	err = errors.Join(err, badID, badNo, api.ParseText("resource", r.GetResource(), txn.MaxResourceName))
+	if err != nil {
+		return nil, err
+	}
+	f, err := h.node.FinishThrough(ctx, txn.XID{Cluster: cluster, ID: id, Branch: no}, r.GetResource())
+	return &concordv1.FinishThroughResponse{Finish: f.String()}, err
 }
 
 func actionMessage(a coordinator.ActionResult) *concordv1.RecoverAction {

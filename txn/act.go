@@ -72,6 +72,15 @@ type ActRecord struct {
 	Branch   BranchNo
 	Resource string
 	Node     uint64
+
+	From Caller // zero before LevelCaller
+}
+
+// Caller is from where somebody has called.
+type Caller struct {
+	Roles string // that he had; empty where nobody is asked who he is
+	Addr  string // as the node saw it that he called
+	Node  uint64 // which one that was
 }
 
 // ActEndRecord says how an act ended.
@@ -137,15 +146,31 @@ func (t *Table) dropActs(n int, c *Changes) {
 	}
 }
 
-func (ActRecord) kind() recordKind    { return kindAct }
+func (r ActRecord) kind() recordKind {
+	if r.From != (Caller{}) {
+		return kindActFrom
+	}
+	return kindAct
+}
 func (ActEndRecord) kind() recordKind { return kindActEnd }
 
-func (r ActRecord) append(b []byte) []byte {
+func (r ActRecord) append(b []byte) []byte { return r.From.append(r.appendWithout(b)) }
+
+// appendWithout appends an act without its caller.
+func (r ActRecord) appendWithout(b []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, r.Key)
 	b = append(appendTime(b, r.Time), byte(r.Kind))
 	b = appendText(appendText(appendText(b, r.Subject), r.Who), r.Why)
 	b = append(append(b, r.ID[:]...), byte(r.Branch))
 	return binary.BigEndian.AppendUint64(appendText(b, r.Resource), r.Node)
+}
+
+// append appends nothing for nobody.
+func (c Caller) append(b []byte) []byte {
+	if c == (Caller{}) {
+		return b
+	}
+	return binary.BigEndian.AppendUint64(appendText(appendText(b, c.Roles), c.Addr), c.Node)
 }
 
 func (r ActEndRecord) append(b []byte) []byte {
@@ -155,6 +180,18 @@ func (r ActEndRecord) append(b []byte) []byte {
 func (d *decoder) act() ActRecord {
 	return ActRecord{Key: d.uint64(), Time: d.time(), Kind: d.actKind(), Subject: d.text(), Who: d.text(),
 		Why: d.text(), ID: d.id(), Branch: BranchNo(d.byte()), Resource: d.text(), Node: d.uint64()}
+}
+
+func (d *decoder) actFrom() ActRecord {
+	r := d.act()
+	r.From = d.caller()
+	return r
+}
+
+func (d *decoder) caller() Caller {
+	c := Caller{Roles: d.text(), Addr: d.text(), Node: d.uint64()}
+	d.err = d.err || c == (Caller{})
+	return c
 }
 
 func (d *decoder) actEnd() ActEndRecord {
@@ -178,7 +215,7 @@ func (d *decoder) actOutcome() ActOutcome {
 // AppendBinary appends the stored form of an act.
 func (a Act) AppendBinary(b []byte) ([]byte, error) {
 	b = binary.AppendUvarint(append(b, recordsVersion), a.No)
-	return appendText(append(a.ActRecord.append(b), byte(a.Outcome)), a.Says), nil
+	return a.From.append(appendText(append(a.appendWithout(b), byte(a.Outcome)), a.Says)), nil
 }
 
 // UnmarshalBinary is the inverse of AppendBinary. The error is ErrBadTxn.
@@ -188,6 +225,9 @@ func (a *Act) UnmarshalBinary(b []byte) error {
 		return ErrBadTxn
 	}
 	*a = Act{No: d.uvarint(), ActRecord: d.act(), Outcome: d.actOutcome(), Says: d.text()}
+	if !d.err && len(d.b) > 0 {
+		a.From = d.caller()
+	}
 	if d.err || len(d.b) > 0 || a.No == 0 {
 		return ErrBadTxn
 	}

@@ -35,8 +35,10 @@ const (
 	// LevelLastResource has transactions that a last resource decides: CommitRecord.Last, and the stored
 	// form of class LastResource.
 	LevelLastResource FeatureLevel = 8
+	// LevelCaller has ActRecord.From: from where a person has called.
+	LevelCaller FeatureLevel = 9
 	// Newest is what this program knows.
-	Newest = LevelLastResource
+	Newest = LevelCaller
 )
 
 // FeatureRecord says that every member of the cluster knows Level. Levels never fall.

@@ -46,6 +46,7 @@ const (
 	kindAct
 	kindActEnd
 	kindLastCommit
+	kindActFrom
 )
 
 // Form is the first record of a cluster: it gives the cluster its id.
@@ -374,6 +375,8 @@ func (d *decoder) record() Record {
 		return AcceptRecord{Resource: d.text(), Who: d.text(), Why: d.text(), Time: d.time()}
 	case kindAct:
 		return d.act()
+	case kindActFrom:
+		return d.actFrom()
 	case kindActEnd:
 		return d.actEnd()
 	}

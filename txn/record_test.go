@@ -73,6 +73,8 @@ func sampleRecords() []Record {
 			Who: "root@db1", Why: "the database was dropped", ID: id, Branch: 2},
 		ActRecord{Key: 2, Time: time.UnixMilli(1_700_000_000_000), Kind: ActAccept, Why: "backup", Resource: "orders"},
 		ActRecord{Time: time.UnixMilli(1_700_000_000_000), Kind: ActLead, Who: "ann", Why: "upgrade", Node: 1 << 40},
+		ActRecord{Key: 3, Time: time.UnixMilli(1_700_000_000_000), Kind: ActRecover, Subject: "ann", Why: "now",
+			From: Caller{Roles: "operator", Addr: "192.0.2.7:4711", Node: 3}},
 		ActEndRecord{Key: 1 << 63, Outcome: ActRefused, Says: "it is finished"},
 	}
 }
@@ -185,6 +187,7 @@ var kinds = map[recordKind]struct {
 	kindAct:         {level: LevelAudit},
 	kindActEnd:      {level: LevelAudit},
 	kindLastCommit:  {level: LevelLastResource},
+	kindActFrom:     {level: LevelCaller},
 }
 
 // A kind of which a step was forgotten is read by nobody, is ignored by the fold, or meets programs

@@ -3,7 +3,9 @@
 package txn
 
 import (
+	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -364,10 +366,33 @@ func TestActsAreKeptForAWhile(t *testing.T) {
 	require.EqualValues(t, MaxActs+3, r.Acts()[1].No)
 }
 
+// Nothing in what is stored of an act of before tells that there is more to say by now.
+func TestAnActWithoutCallerIsStoredAsItAlwaysWas(t *testing.T) {
+	a := Act{No: 7, ActRecord: ActRecord{Key: 1, Time: time.UnixMilli(1), Kind: ActLead, Who: "ann", Node: 2}}
+	bare, err := a.AppendBinary(nil)
+	require.NoError(t, err)
+	require.Equal(t, "0107000000000000000101"+"0c"+"0003616e6e00"+strings.Repeat("00", 17)+"00"+"0000000000000002"+
+		"0000", hex.EncodeToString(bare))
+	require.Equal(t, kindAct, a.kind())
+	a.From = Caller{Roles: "operator", Addr: "192.0.2.7:4711", Node: 3}
+	require.Equal(t, kindActFrom, a.kind())
+	more, err := a.AppendBinary(nil)
+	require.NoError(t, err)
+	require.True(t, bytes.HasPrefix(more, bare))
+	var again Act
+	require.NoError(t, again.UnmarshalBinary(more))
+	require.Equal(t, a, again)
+	require.ErrorIs(t, again.UnmarshalBinary(append(bare, make([]byte, 10)...)), ErrBadTxn, "an empty caller is none")
+}
+
 func FuzzActUnmarshal(f *testing.F) {
 	b, err := Act{No: 7, ActRecord: ActRecord{Key: 1, Time: time.UnixMilli(1_700_000_000_000), Kind: ActAbandon,
 		Subject: "ann", Why: "lost", ID: ID{1}, Branch: 2}, Outcome: ActUnknown,
 		Says: "the leader changed"}.AppendBinary(nil)
+	require.NoError(f, err)
+	f.Add(b)
+	b, err = Act{No: 8, ActRecord: ActRecord{Key: 2, Kind: ActRecover, From: Caller{Roles: "operator",
+		Addr: "192.0.2.7:4711", Node: 3}}}.AppendBinary(nil)
 	require.NoError(f, err)
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -3,6 +3,8 @@
 package adaptertest
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"sync"
 
@@ -188,4 +190,91 @@ var finishCases = []testCase{
 		require.Equal(b.t, xs[2:], kept(other, before))
 		require.Empty(b.t, kept(other, xs[2]))
 	}},
+	{name: "many branches are finished together, each as was decided", needs: batches, what: "FinishAll",
+		run: func(b *bench) {
+			const many = 12
+			r, other := b.open(), b.open()
+			var all []adapters.Decided
+			var keys []string
+			decided := func(x txn.XID, branch txn.Branch, d txn.Decision) {
+				all = append(all, adapters.Decided{XID: x, Branch: branch, Decision: d})
+			}
+			for i := range many {
+				x, key := b.xid(), b.key()
+				s, branch := b.prepared(r, x, key, 7)
+				b.EndSession(b.t, s)
+				decided(x, branch, txn.Commit+txn.Decision(i%2))
+				keys = append(keys, key)
+			}
+			b.listed(other) // as a scan does, before anything is finished
+			left := all
+			b.eventually("finish all", func(context.Context) error { // sessions end in the server's own time
+				var rest []adapters.Decided
+				for i, f := range b.finishAll(other, left) {
+					require.Contains(b.t, []txn.Finish{0, txn.Done}, f)
+					if f == 0 {
+						rest = append(rest, left[i])
+					}
+				}
+				if left = rest; len(left) > 0 {
+					return errors.New("some are left to Commit and Rollback")
+				}
+				return nil
+			})
+			require.Empty(b.t, b.listed(r))
+			for i, key := range keys {
+				if all[i].Decision == txn.Commit {
+					b.requireValue(key, 7)
+				} else {
+					b.requireAbsent(key)
+					b.requireFree(r, key)
+				}
+			}
+			// What has ended is never done once more, whatever is said of it now.
+			for i := range all {
+				all[i].Decision = txn.Commit
+			}
+			decided(b.xid(), txn.Branch{No: 1, Resource: r.Name()}, txn.Commit)
+			for i, f := range b.finishAll(other, all) {
+				if i%2 == 0 && i < many {
+					require.Contains(b.t, []txn.Finish{0, txn.AlreadyDone}, f)
+				} else {
+					require.Contains(b.t, []txn.Finish{0, txn.Lost, txn.Contradicted}, f)
+				}
+			}
+		}},
+	{name: "a branch whose session lives and one that is not there hold up no other", needs: batches, what: "FinishAll",
+		run: func(b *bench) {
+			r, other, key := b.open(), b.open(), b.key()
+			living, gone, unknown := b.xid(), b.xid(), b.xid()
+			_, one := b.prepared(r, living, b.key(), 7)
+			s, two := b.prepared(r, gone, key, 8)
+			b.EndSession(b.t, s)
+			b.listed(other)
+			all := []adapters.Decided{{XID: living, Branch: one, Decision: txn.Commit},
+				{XID: unknown, Branch: txn.Branch{No: 1, Resource: r.Name()}, Decision: txn.Commit},
+				{XID: gone, Branch: two, Decision: txn.Commit}}
+			b.eventually("finish the other", func(context.Context) error {
+				found := b.finishAll(other, all)
+				require.Contains(b.t, []txn.Finish{0, txn.Done, txn.AlreadyDone}, found[0])
+				require.Contains(b.t, []txn.Finish{0, txn.Lost}, found[1])
+				if found[2] == 0 {
+					return errors.New("it is left to Commit")
+				}
+				return nil
+			})
+			b.requireValue(key, 8)
+			require.Contains(b.t, []txn.Finish{txn.Done, txn.AlreadyDone}, b.finish(other, txn.Commit, living, one))
+		}},
+}
+
+func batches(t Target) bool { return t.Batches && t.EndSession != nil }
+
+func (b *bench) finishAll(r adapters.Resource, all []adapters.Decided) []txn.Finish {
+	together, able := r.(adapters.Batching)
+	require.True(b.t, able)
+	found, err := together.FinishAll(b.ctx, all)
+	require.NoError(b.t, err)
+	require.Len(b.t, found, len(all))
+	return found
 }

@@ -47,6 +47,8 @@ type Target struct {
 	// pastes them into a statement, and returns the check that all are still prepared.
 	// Its own cleanup removes them.
 	Foreign func(t testing.TB) (untouched func(t testing.TB))
+	// Batches: the resource is an adapters.Batching.
+	Batches bool
 	// Rows: the resource is an adapters.Marked.
 	Rows bool
 	// Last: the resource can be the last one of a transaction. It is an adapters.Settler, and its sessions are

@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/adaptertest"
+	"github.com/concordtx/concord/internal/testdb"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -393,4 +395,40 @@ func (w *world) isLocked(key string) bool {
 	}
 	require.True(w.t, isCode(err, codeLockWaitTimeout, 3572), "%v", err) // MySQL: ER_LOCK_NOWAIT
 	return true
+}
+
+// Branches that are ended together wait once for all of their sessions, and nothing is lost.
+func TestAWaveThatIsEndedTogetherIsFencedOnce(t *testing.T) {
+	w := newWorld(t, testdb.MariaDB(t))
+	r, rec := w.openAs(w.DSN(database), Options{MaxOpen: 100}), w.open()
+	pauses := 0
+	rec.pause = func(ctx context.Context) error { pauses++; return awaitDetach(ctx) }
+	var all []adapters.Decided
+	var sessions []*session
+	for i := range 64 {
+		x := newXID()
+		s, b := w.prepared(r, x, x.ID.String())
+		s.link.close()
+		sessions = append(sessions, s)
+		all = append(all, adapters.Decided{XID: x, Branch: b, Decision: txn.Commit + txn.Decision(i%2)})
+	}
+	for _, s := range sessions {
+		w.eventually("its session is gone", func() bool { return w.isGone(s) })
+	}
+	_, err := rec.Recover(w.ctx)
+	require.NoError(t, err)
+	for wave := range slices.Chunk(all, 32) {
+		found, err := rec.FinishAll(w.ctx, wave)
+		require.NoError(t, err)
+		require.NotContains(t, found, txn.Finish(0))
+	}
+	require.Equal(t, 1, pauses)
+	w.requireListed()
+	for _, d := range all {
+		if d.Decision == txn.Commit {
+			w.requireValue(d.XID.ID.String(), 7)
+		} else {
+			w.requireAbsent(d.XID.ID.String())
+		}
+	}
 }

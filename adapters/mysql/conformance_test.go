@@ -66,10 +66,11 @@ func TestConformanceOnAPlainConnector(t *testing.T) {
 
 func (w *world) target() adaptertest.Target {
 	return adaptertest.Target{
-		Rows:  true,
-		Last:  true,
-		Write: write,
-		Read:  func(t testing.TB, key string) (int64, bool) { return w.value(key) },
+		Batches: true,
+		Rows:    true,
+		Last:    true,
+		Write:   write,
+		Read:    func(t testing.TB, key string) (int64, bool) { return w.value(key) },
 		Fail: func(ctx context.Context, s adapters.Session) error {
 			return within(ctx, s, func(tx *sql.Tx) error {
 				_, err := tx.ExecContext(ctx, "INSERT INTO kv (k, v) VALUES ('NULL', NULL)")

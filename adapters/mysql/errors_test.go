@@ -272,6 +272,10 @@ var messages = []message{
 		_, err := w.down().Rollback(w.ctx, newXID(), txn.Branch{})
 		return err
 	}, "abort XID at db: " + isDown},
+	{"many branches of a server that is down", func(w *world) error {
+		_, err := w.down().FinishAll(w.ctx, []adapters.Decided{{XID: newXID(), Decision: txn.Abort}})
+		return err
+	}, "finish branches at db: " + isDown},
 	{"evidence of a server that is down",
 		func(w *world) error { _, err := w.down().Evidence(w.ctx, txn.XID{}); return err },
 		"list the evidence at db: " + isDown},

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/internal/mutant"
@@ -30,9 +31,7 @@ func (r *Resource) finish(ctx context.Context, x txn.XID, b txn.Branch, d txn.De
 	ctx, cancel := context.WithTimeout(ctx, finishTime)
 	defer cancel()
 	err = r.onKnownServer(ctx, func(c *sql.Conn, s server) (err error) {
-		f := finisher{r: r, conn: c, server: s, xid: x, decision: d,
-			evident: b.Evidence == markerEvidence && !r.options.NoMarker}
-		f.claimed, _ = parseHolder(b.Holder)
+		f := r.finisher(c, s, adapters.Decided{XID: x, Branch: b, Decision: d})
 		if err = r.notBehind(ctx, c, s); err == nil {
 			answer, err = f.run(ctx)
 		}
@@ -42,6 +41,38 @@ func (r *Resource) finish(ctx context.Context, x txn.XID, b txn.Branch, d txn.De
 		return 0, fmt.Errorf("%s %s at %s: %w", d, x, r.name, advise(err))
 	}
 	return answer, nil
+}
+
+func (r *Resource) finisher(c *sql.Conn, s server, b adapters.Decided) *finisher {
+	f := &finisher{r: r, conn: c, server: s, xid: b.XID, decision: b.Decision,
+		evident: b.Branch.Evidence == markerEvidence && !r.options.NoMarker}
+	f.claimed, _ = parseHolder(b.Branch.Holder)
+	return f
+}
+
+// FinishAll implements adapters.Batching.
+func (r *Resource) FinishAll(ctx context.Context, all []adapters.Decided) ([]txn.Finish, error) {
+	found := make([]txn.Finish, len(all))
+	if r.options.NoMarker {
+		return found, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, finishTime)
+	defer cancel()
+	err := r.onKnownServer(ctx, func(c *sql.Conn, s server) error {
+		if err := r.notBehind(ctx, c, s); err != nil {
+			return err
+		}
+		w := wave{r: r, conn: c, server: s, xids: make([]txn.XID, len(all))}
+		for i, b := range all {
+			w.xids[i] = b.XID
+			w.branches = append(w.branches, r.finisher(c, s, b))
+		}
+		return w.run(ctx, found)
+	})
+	if err != nil {
+		return found, fmt.Errorf("finish branches at %s: %w", r.name, advise(err))
+	}
+	return found, nil
 }
 
 // finisher ends one branch for the recovery half, or learns from the evidence what
@@ -113,7 +144,7 @@ func (f *finisher) look(ctx context.Context) (listed bool, found trace, writer h
 			return false, absent, holder{}, err
 		}
 		f.written = found == pending
-		if f.written && !f.unnamed() && (f.decision == txn.Abort || f.r.listed.has(f.xid)) {
+		if f.there() {
 			return true, found, writer, nil
 		}
 	}
@@ -122,6 +153,11 @@ func (f *finisher) look(ctx context.Context) (listed bool, found trace, writer h
 	}
 	found, writer, err = f.marker(ctx)
 	return listed, found, writer, err
+}
+
+// there reports whether a marker that was seen, and is that of a branch that has not ended, is enough.
+func (f *finisher) there() bool {
+	return f.written && !f.unnamed() && (f.decision == txn.Abort || f.r.listed.has(f.xid))
 }
 
 // unnamed reports whether only the list of what is prepared tells the whole name of the branch: it has the tag of a
@@ -175,13 +211,23 @@ func (f *finisher) await(ctx context.Context) (listed bool, err error) {
 	return f.listed(ctx, true)
 }
 
-// end finishes a branch that is listed.
-func (f *finisher) end(ctx context.Context) (txn.Finish, error) {
+// ending is the statement that ends a branch.
+func (f *finisher) ending() string {
 	verb := "XA ROLLBACK "
 	if f.decision == txn.Commit {
 		verb = "XA COMMIT "
 	}
-	_, err := f.conn.ExecContext(ctx, verb+xaTagged(f.xid, f.tag))
+	return verb + xaTagged(f.xid, f.tag)
+}
+
+// end finishes a branch that is listed.
+func (f *finisher) end(ctx context.Context) (txn.Finish, error) {
+	_, err := f.conn.ExecContext(ctx, f.ending())
+	return f.ended(ctx, err)
+}
+
+// ended says what came of the branch, to whose XA COMMIT or XA ROLLBACK the server has answered.
+func (f *finisher) ended(ctx context.Context, err error) (txn.Finish, error) {
 	switch {
 	case err == nil:
 		return f.verify(ctx)
@@ -277,6 +323,88 @@ func (f *finisher) listed(ctx context.Context, presumed bool) (bool, error) {
 
 func (f *finisher) marker(ctx context.Context) (trace, holder, error) {
 	return f.r.marker(ctx, f.conn, f.server, f.xid)
+}
+
+// wave ends many branches together: those whose markers are written and not committed, and whose sessions are gone.
+type wave struct {
+	r        *Resource
+	conn     *sql.Conn
+	server   server
+	xids     []txn.XID
+	branches []*finisher // in the same order
+}
+
+// run leaves out what one has to look into, or to wait for.
+func (w *wave) run(ctx context.Context, found []txn.Finish) error {
+	seen, err := w.r.markers(ctx, w.conn, w.server, w.xids)
+	if err != nil {
+		return err
+	}
+	var some []int
+	for i, f := range w.branches {
+		m := seen[keyOf(f.xid)]
+		f.holder, f.written = m.holder, m.found == pending
+		if f.there() && f.holder != (holder{}) {
+			some = append(some, i)
+		}
+	}
+	if some, err = w.fence(ctx, some); err != nil || len(some) == 0 {
+		return err
+	}
+	texts := make([]string, len(some))
+	for n, i := range some {
+		texts[n] = w.branches[i].ending()
+	}
+	answers := eachOn(ctx, w.conn, texts)
+	if seen, err = w.r.markers(ctx, w.conn, w.server, w.xids); err != nil {
+		return err
+	}
+	for n, i := range some {
+		f, is := w.branches[i], seen[keyOf(w.xids[i])].found
+		switch _, answered := codeOf(answers[n].err); {
+		case answers[n].err != nil && !answered:
+			return answers[n].err
+		case answers[n].err == nil && is != pending && (is == committed) == (f.decision == txn.Commit):
+			found[i] = txn.Done // what it had written is committed, or gone
+		default:
+			found[i], _ = f.ended(ctx, answers[n].err) // whoever tries that one alone says what is wrong
+		}
+	}
+	return nil
+}
+
+// fence ends sessions that hold branches, waits until they have let go of them, and returns the branches without
+// those whose sessions are still there.
+func (w *wave) fence(ctx context.Context, some []int) ([]int, error) {
+	var held []int
+	var texts []string
+	for _, i := range some {
+		f := w.branches[i]
+		if f.mustFence(true) && f.holder.of(w.server) && !w.r.gone.knows(f.holder) {
+			held, texts = append(held, i), append(texts, f.holder.kill())
+		}
+	}
+	there := map[int]bool{}
+	if len(held) > 0 {
+		for n, a := range eachOn(ctx, w.conn, texts) {
+			if there[held[n]] = !isCode(a.err, codeUnknownThread); !there[held[n]] {
+				w.r.gone.note(w.branches[held[n]].holder, time.Now())
+			}
+		}
+	}
+	some = slices.DeleteFunc(some, func(i int) bool { return there[i] })
+	now := time.Now()
+	for _, i := range some {
+		f := w.branches[i]
+		if !f.mustFence(true) || !f.holder.of(w.server) {
+			continue
+		}
+		// One that was forgotten by now may have gone this moment.
+		if since := w.r.gone.knownSince(f.holder); since.IsZero() || now.Sub(since) < detachTime {
+			return some, f.pause(ctx, now)
+		}
+	}
+	return some, nil
 }
 
 // Recover lists the prepared branches that are ours, of every cluster. The servers say

@@ -74,7 +74,7 @@ func (h holder) end(ctx context.Context, c *sql.Conn, s server) error {
 		return nil
 	}
 	for {
-		_, err := c.ExecContext(ctx, "KILL "+strconv.FormatUint(h.connection, 10))
+		_, err := c.ExecContext(ctx, h.kill())
 		if isCode(err, codeUnknownThread) {
 			return nil
 		}
@@ -88,6 +88,8 @@ func (h holder) end(ctx context.Context, c *sql.Conn, s server) error {
 		}
 	}
 }
+
+func (h holder) kill() string { return "KILL " + strconv.FormatUint(h.connection, 10) }
 
 // alive reports whether the server knows the session, and does nothing to it. The statements
 // explain what a session executes; most answers are errors.
@@ -139,13 +141,18 @@ func (g *gone) note(h holder, now time.Time) time.Time {
 	return since
 }
 
-// knows reports whether a session is remembered.
-func (g *gone) knows(h holder) bool {
+// knownSince returns since when a session is known to be gone; zero: it is not.
+func (g *gone) knownSince(h holder) time.Time {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	_, known := g.since[h.connection]
-	return known && g.start == h.start && g.server == h.server
+	if g.start != h.start || g.server != h.server {
+		return time.Time{}
+	}
+	return g.since[h.connection]
 }
+
+// knows reports whether a session is remembered.
+func (g *gone) knows(h holder) bool { return !g.knownSince(h).IsZero() }
 
 // look reports whether it is time to look at all sessions again. Who is told so has to.
 func (g *gone) look(now time.Time) bool {
@@ -164,6 +171,11 @@ func (f *finisher) letGo(ctx context.Context, h holder) error {
 	if now.Sub(f.r.gone.note(h, now)) >= detachTime {
 		return nil
 	}
+	return f.pause(ctx, now)
+}
+
+// pause waits for sessions that have just gone, and while it is at it looks which others are.
+func (f *finisher) pause(ctx context.Context, now time.Time) error {
 	if f.r.gone.look(now) {
 		if err := f.lookAround(ctx); err != nil {
 			return err

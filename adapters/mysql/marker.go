@@ -169,6 +169,48 @@ func (r *Resource) marker(ctx context.Context, c *sql.Conn, s server, x txn.XID)
 	return found, h, nil
 }
 
+// markerLooks are the two questions about a marker, in this order.
+var markerLooks = [...]struct {
+	level sql.IsolationLevel
+	found trace
+}{{sql.LevelReadCommitted, committed}, {sql.LevelReadUncommitted, pending}}
+
+// seenMarker is what a marker shows of its branch, and who wrote it.
+type seenMarker struct {
+	found  trace
+	holder holder
+}
+
+// markers is marker for many branches; what is absent is missing.
+func (r *Resource) markers(ctx context.Context, c *sql.Conn, s server, xs []txn.XID) (map[markerKey]seenMarker, error) {
+	seen, table := make(map[markerKey]seenMarker, len(xs)), tableIn(s)
+	for _, look := range markerLooks {
+		rows, err := readAt(ctx, c, look.level,
+			fmt.Sprintf("SELECT %[1]s.cluster, %[1]s.gid, %[1]s.branch, holder FROM %s", table, markersOf(table, xs)))
+		if isCode(err, codeNoSuchTable) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the marker: %w", err)
+		}
+		for _, row := range rows {
+			key := markerKey(row[:3])
+			if _, known := seen[key]; !known {
+				h, _ := parseHolder(row[3]) // the zero holder is of no server
+				seen[key] = seenMarker{look.found, h}
+			}
+		}
+	}
+	return seen, nil
+}
+
+// markerKey is the key of a marker, as the server writes it.
+type markerKey [3]string
+
+func keyOf(x txn.XID) markerKey {
+	return markerKey{fmt.Sprint(uint32(x.Cluster)), x.ID.String(), fmt.Sprint(uint8(x.Branch))}
+}
+
 // readMarker reads holder and siblings of a marker; nil if it is absent, as it is without evidence.
 // A row never goes from absent to pending once its branch is prepared, so the order
 // of the two questions leaves nothing between them.
@@ -176,10 +218,7 @@ func (r *Resource) readMarker(ctx context.Context, c *sql.Conn, s server, x txn.
 	if r.options.NoMarker {
 		return absent, nil, nil
 	}
-	for _, look := range []struct {
-		level sql.IsolationLevel
-		found trace
-	}{{sql.LevelReadCommitted, committed}, {sql.LevelReadUncommitted, pending}} {
+	for _, look := range markerLooks {
 		rows, err := readAt(ctx, c, look.level, selectMarker(s, x, "siblings"))
 		if isCode(err, codeNoSuchColumn) { // the table is that of an older version
 			rows, err = readAt(ctx, c, look.level, selectMarker(s, x, "''"))
@@ -253,7 +292,7 @@ func (r *Resource) Forget(ctx context.Context, xs []txn.XID) error {
 // committedOf returns the branches whose markers can be read as committed: a DELETE of the others would
 // wait for the locks of branches that are still prepared.
 func committedOf(ctx context.Context, c *sql.Conn, table string, xs []txn.XID) ([]txn.XID, error) {
-	there := make(map[[3]string]bool, len(xs))
+	there := make(map[markerKey]bool, len(xs))
 	for batch := range slices.Chunk(xs, forgetBatch) {
 		rows, err := readAt(ctx, c, sql.LevelReadCommitted,
 			fmt.Sprintf("SELECT %[1]s.cluster, %[1]s.gid, %[1]s.branch FROM %s", table, markersOf(table, batch)))
@@ -264,12 +303,10 @@ func committedOf(ctx context.Context, c *sql.Conn, table string, xs []txn.XID) (
 			return nil, err
 		}
 		for _, row := range rows {
-			there[[3]string(row)] = true
+			there[markerKey(row)] = true
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(xs), func(x txn.XID) bool {
-		return !there[[3]string{fmt.Sprint(uint32(x.Cluster)), x.ID.String(), fmt.Sprint(uint8(x.Branch))}]
-	}), nil
+	return slices.DeleteFunc(slices.Clone(xs), func(x txn.XID) bool { return !there[keyOf(x)] }), nil
 }
 
 // forget deletes markers that are committed.

@@ -99,6 +99,7 @@ type Resource struct {
 
 var (
 	_ adapters.Adapter    = (*Resource)(nil)
+	_ adapters.Batching   = (*Resource)(nil)
 	_ adapters.Inspector  = (*Resource)(nil)
 	_ adapters.Logging    = (*Resource)(nil)
 	_ adapters.Marked     = (*Resource)(nil)
@@ -311,7 +312,8 @@ type limitedConnector struct {
 }
 
 func (c limitedConnector) Connect(ctx context.Context) (driver.Conn, error) {
-	conn, err := c.Connector.Connect(ctx)
+	var w *wire
+	conn, err := c.Connector.Connect(context.WithValue(ctx, wireKey{}, &w))
 	if err != nil {
 		return nil, err
 	}
@@ -322,6 +324,10 @@ func (c limitedConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	if err != nil {
 		_ = conn.Close() // the error that is returned matters more
 		return nil, err
+	}
+	if begins, ok := conn.(driver.ConnBeginTx); ok && w.able() {
+		w.settled = true
+		return &wired{raw, begins, w}, nil
 	}
 	return conn, nil
 }

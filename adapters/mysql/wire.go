@@ -3,7 +3,9 @@
 package mysql
 
 import (
+	"cmp"
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"encoding/binary"
 	"fmt"
@@ -217,6 +219,44 @@ func (w *wire) read(p []byte) error {
 	n, err := w.Conn.Read(p)
 	w.in = append(w.in, p[:n]...)
 	return err
+}
+
+// wired is a connection of the recovery half on which commands can be sent ahead.
+type wired struct {
+	rawConn
+	driver.ConnBeginTx
+	wire *wire
+}
+
+// eachOn executes commands that return no rows, whether the one before failed or not: in one round trip where that
+// can be. What was not answered has the error of the connection.
+func eachOn(ctx context.Context, c *sql.Conn, commands []string) (answers []answer) {
+	err := c.Raw(func(own any) error {
+		on, able := own.(*wired)
+		if !able || !on.wire.able() {
+			return errNotAnswered
+		}
+		last := len(commands) - 1
+		for _, command := range commands[:last] {
+			on.wire.send(command)
+		}
+		_, err := on.ExecContext(ctx, commands[last], nil)
+		on.wire.drop() // if the driver has not sent its command
+		answers = on.wire.take()
+		for len(answers) < last {
+			answers = append(answers, answer{err: cmp.Or(err, errNotAnswered)})
+		}
+		answers = append(answers, answer{err: err})
+		return nil
+	})
+	if err == nil {
+		return answers
+	}
+	for _, command := range commands {
+		_, err := c.ExecContext(ctx, command)
+		answers = append(answers, answer{err: err})
+	}
+	return answers
 }
 
 // socket is a wire over a socket of the system, where the driver looks whether the server

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/txn"
 )
@@ -35,6 +36,60 @@ func (r *Resource) finish(ctx context.Context, x txn.XID, b txn.Branch, d txn.De
 		return 0, r.explain(finishing, d.String()+" "+x.String(), err)
 	}
 	return found, nil
+}
+
+// FinishAll implements adapters.Batching. The list of what is prepared, which is long when there is much to end, is
+// asked for once.
+func (r *Resource) FinishAll(ctx context.Context, all []adapters.Decided) ([]txn.Finish, error) {
+	found := make([]txn.Finish, len(all))
+	err := r.with(ctx, func(conn *pgx.Conn) error {
+		err := r.notBehind(ctx, conn)
+		var listed map[txn.XID]sight
+		if err == nil {
+			listed, err = lookAll(ctx, conn, all)
+		}
+		if err != nil {
+			return err
+		}
+		byOwner := map[string][]int{}
+		for i, b := range all {
+			if is, ok := listed[b.XID]; ok {
+				byOwner[is.owner] = append(byOwner[is.owner], i)
+			}
+		}
+		for owner, some := range byOwner {
+			if err := endListed(ctx, conn, owner, all, some, listed, found); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return found, r.explain(finishing, "finish branches", err)
+}
+
+// endListed ends branches that one role has prepared, as that role.
+func endListed(ctx context.Context, conn *pgx.Conn, owner string, all []adapters.Decided, some []int,
+	listed map[txn.XID]sight, found []txn.Finish) error {
+	if is := listed[all[some[0]].XID]; owner != is.me {
+		if _, err := run(ctx, conn.PgConn(), roleText(owner)); err != nil {
+			if refused(err) {
+				return nil // whoever tries one of them says so
+			}
+			return err
+		}
+		defer restoreRole(ctx, conn, is.role)
+	}
+	texts := make([]string, len(some))
+	for i, at := range some {
+		texts[i] = finishNamed(listed[all[at].XID].String(), all[at].Decision)
+	}
+	tags, err := runEach(ctx, conn.PgConn(), texts)
+	for i, tag := range tags {
+		if tag == finishTag(all[some[i]].Decision) {
+			found[some[i]] = txn.Done
+		}
+	}
+	return err
 }
 
 func finishOn(ctx context.Context, conn *pgx.Conn, x txn.XID, b txn.Branch, d txn.Decision) (txn.Finish, error) {
@@ -160,31 +215,55 @@ func (s sight) nameFor(x txn.XID) string {
 	return s.String()
 }
 
-func look(ctx context.Context, conn *pgx.Conn, x txn.XID) (sight, error) {
+func look(ctx context.Context, conn *pgx.Conn, x txn.XID) (found sight, err error) {
 	rows, err := conn.Query(ctx, lookText(x), pgx.QueryExecModeSimpleProtocol)
 	if err != nil {
 		return sight{}, err
 	}
+	err = eachSight(rows, func(is sight) {
+		if is.XID == x {
+			found = is
+		}
+	})
+	return found, err
+}
+
+// lookAll is look for many branches; those that are not listed are missing.
+func lookAll(ctx context.Context, conn *pgx.Conn, all []adapters.Decided) (map[txn.XID]sight, error) {
+	names := make([]string, len(all))
+	for i, b := range all {
+		names[i] = b.XID.String()
+	}
+	rows, err := conn.Query(ctx, lookAllText, pgx.QueryExecModeExec, names)
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[txn.XID]sight, len(all))
+	err = eachSight(rows, func(is sight) { found[is.XID] = is })
+	return found, err
+}
+
+// eachSight reads the answer to lookText or lookAllText.
+func eachSight(rows pgx.Rows, do func(sight)) error {
 	defer rows.Close()
-	var found sight
 	for rows.Next() {
 		var listed string
 		var owner *string // null if the role is gone
 		var is sight
 		if err := rows.Scan(&listed, &owner, &is.me, &is.role); err != nil {
-			return sight{}, err
+			return err
 		}
-		n, ours := parseName(listed)
-		if !ours || n.XID != x {
+		var ours bool
+		if is.name, ours = parseName(listed); !ours {
 			continue
 		}
-		found = is
-		found.name, found.owner = n, is.me
+		is.owner = is.me
 		if owner != nil {
-			found.owner = *owner
+			is.owner = *owner
 		}
+		do(is)
 	}
-	return found, rows.Err()
+	return rows.Err()
 }
 
 // restoreRole must work before anybody else gets the connection; where it does not, the

@@ -265,8 +265,9 @@ func TestConformance(t *testing.T) {
 	b.ctx = context.Background() // each case has its own deadline
 	dsn := b.db.UserDSN("app", "", "")
 	adaptertest.Run(t, adaptertest.Target{
-		Rows: true,
-		Last: true,
+		Batches: true,
+		Rows:    true,
+		Last:    true,
 		Open: func(t testing.TB) adapters.Adapter {
 			r, err := Open(context.Background(), "bank", dsn)
 			require.NoError(t, err)

@@ -236,16 +236,19 @@ func (r *Resource) notBehind(ctx context.Context, conn *pgx.Conn) error {
 	if e.IsZero() || r.noMarker {
 		return nil
 	}
-	_, err := r.compareHighWater(ctx, conn, e.Cluster)
-	return err
+	if _, err := r.compareHighWater(ctx, conn, e.Cluster); !noTable(err) {
+		return err
+	}
+	return nil
 }
 
-// compareHighWater reads the row of a cluster, and compares it with what was expected before.
+// compareHighWater reads the row of a cluster, and compares it with what was expected before. Where there is no table,
+// and none is missed, the error is noTable.
 func (r *Resource) compareHighWater(ctx context.Context, q rowQuerier, c txn.ClusterID) (txn.HighWater, error) {
 	e := r.expected.Now()
 	has, standby, err := readHighWater(ctx, q, c)
 	switch {
-	case err != nil || !e.Behind(c, has):
+	case err != nil && !noTable(err) || !e.Behind(c, has):
 		return has, err
 	case standby:
 		return has, adapters.ErrCopy
@@ -261,8 +264,6 @@ func readHighWater(ctx context.Context, q rowQuerier, c txn.ClusterID) (has txn.
 	var text string
 	err = q.QueryRow(ctx, highWaterText, pgx.QueryExecModeExec, int64(c)).Scan(&text, &standby)
 	switch {
-	case noTable(err):
-		return txn.HighWater{}, false, nil
 	case err != nil && sqlState(err) == codePrivilege:
 		return txn.HighWater{}, false, fmt.Errorf("%w: %w", errMarker, err)
 	case err != nil || text == "":
@@ -282,7 +283,9 @@ func (r *Resource) HighWater(ctx context.Context, c txn.ClusterID) (has txn.High
 		return has, nil
 	}
 	err = r.with(ctx, func(conn *pgx.Conn) error {
-		has, err = r.compareHighWater(ctx, conn, c)
+		if has, err = r.compareHighWater(ctx, conn, c); noTable(err) {
+			return nil
+		}
 		return err
 	})
 	return has, r.explain(asking, "read the high-water row", err)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/concordtx/concord/adapters/adaptertest"
 	"github.com/concordtx/concord/internal/testdb"
+	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -236,4 +237,17 @@ func TestStrangeRowsAreNoEvidence(t *testing.T) {
 		after = xs[len(xs)-1]
 	}
 	require.True(t, found)
+}
+
+// Before the first branch has left evidence there is no table, and so no row to be raised.
+func TestARowIsNotRaisedWhereThereIsNoTable(t *testing.T) {
+	b := newBank(t)
+	_, err := b.admin.Exec(b.ctx, "create database tableless")
+	require.NoError(t, err)
+	r, err := Open(b.ctx, "bank", b.db.DSN("tableless"))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, r.Close()) })
+	now, err := r.Raise(b.ctx, 7, txn.HighWater{At: zab.Zxid{Epoch: 1, Counter: 5}}, nil)
+	require.NoError(t, err)
+	require.True(t, now.IsZero())
 }

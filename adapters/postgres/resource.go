@@ -45,6 +45,7 @@ type Resource struct {
 
 var (
 	_ adapters.Adapter    = (*Resource)(nil)
+	_ adapters.Batching   = (*Resource)(nil)
 	_ adapters.Inspector  = (*Resource)(nil)
 	_ adapters.Marked     = (*Resource)(nil)
 	_ adapters.WaitLister = (*Resource)(nil)

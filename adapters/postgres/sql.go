@@ -49,6 +49,12 @@ func lookText(x txn.XID) string {
 		x.String() + "')"
 }
 
+// lookAllText is lookText for many branches. Names from other databases may be in other encodings, and are not cut.
+const lookAllText = `
+select gid, owner, current_user, current_setting('role')
+  from pg_prepared_xacts
+ where case when database = current_database() and starts_with(gid, 'concord-') then left(gid, 46) end = any($1)`
+
 // roleText takes a role; "none" is how the server spells "the one that logged in".
 func roleText(role string) string {
 	if role == "none" {

@@ -21,6 +21,45 @@ func run(ctx context.Context, pg *pgconn.PgConn, text string) (string, error) {
 	return results[0].CommandTag.String(), nil
 }
 
+// runEach sends statements that have to be alone, such as COMMIT PREPARED, one behind the other without waiting, and
+// returns the tag of each; empty: the server refused it. Where the connection breaks, the tags end.
+func runEach(ctx context.Context, pg *pgconn.PgConn, texts []string) (tags []string, err error) {
+	p := pg.StartPipeline(ctx)
+	for _, text := range texts {
+		p.SendQueryParams(text, nil, nil, nil, nil)
+		p.SendPipelineSync()
+	}
+	if err = p.Flush(); err == nil {
+		tags, err = readTags(p, len(texts))
+	}
+	if closing := p.Close(); err == nil {
+		err = closing
+	}
+	return tags, err
+}
+
+func readTags(p *pgconn.Pipeline, n int) (tags []string, err error) {
+	for tag := ""; len(tags) < n; {
+		got, err := p.GetResults()
+		switch got := got.(type) {
+		case nil:
+			if sqlState(err) == "" { // not an answer: nothing follows
+				return tags, lost(err, nil)
+			}
+		case *pgconn.ResultReader:
+			result := got.Read()
+			if result.Err == nil {
+				tag = result.CommandTag.String()
+			} else if sqlState(result.Err) == "" {
+				return tags, result.Err
+			}
+		case *pgconn.PipelineSync:
+			tags, tag = append(tags, tag), ""
+		}
+	}
+	return tags, nil
+}
+
 // askNumber returns the number of the transaction, empty if it has none, and the role.
 func askNumber(ctx context.Context, pg *pgconn.PgConn, m mark) (number, role string, err error) {
 	return readNumber(pg.ExecParams(ctx, m.numberText(), nil, nil, nil, nil).Read())

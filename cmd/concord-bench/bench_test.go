@@ -29,8 +29,8 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
-// program is the concord that nodes run, which TestMain builds.
-var program string
+// built is the concord that nodes run, which TestMain builds.
+var built string
 
 func TestMain(m *testing.M) {
 	if order := os.Getenv(doomedEnv); order != "" {
@@ -50,15 +50,15 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	program = filepath.Join(dir, "concord")
-	if out, err := exec.Command("go", "build", "-o", program, "../concord").CombinedOutput(); err != nil {
+	built = filepath.Join(dir, "concord")
+	if out, err := exec.Command("go", "build", "-o", built, "../concord").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build concord: %v\n%s", err, out)
 		return 1
 	}
 	return m.Run()
 }
 
-// command runs one command line in this process, with the nodes of program unless it names others.
+// command runs one command line in this process, with the nodes of built unless it names others.
 func command(t *testing.T, args ...string) (stdout string, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
@@ -66,7 +66,7 @@ func command(t *testing.T, args ...string) (stdout string, err error) {
 	var out, errs bytes.Buffer
 	root := newRoot(&out, &errs)
 	if !slices.Contains(args, "--concord") {
-		args = append(args, "--concord", program)
+		args = append(args, "--concord", built)
 	}
 	root.SetArgs(args)
 	err = root.ExecuteContext(ctx)
@@ -197,7 +197,7 @@ func TestUsesAClusterThatRuns(t *testing.T) {
 	_, file := databases(t)
 	resources, err := config.LoadResources(file)
 	require.NoError(t, err)
-	n, err := startNodes(t.Context(), program, t.TempDir(), resources)
+	n, err := startNodes(t.Context(), built, t.TempDir(), resources)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, n.stop()) }()
 	d, err := newDecider(t.Context(), n.addresses())
@@ -325,7 +325,7 @@ func TestTheProgramOfTheNodesIsFound(t *testing.T) {
 	require.ErrorContains(t, err, "there is no program concord")
 
 	inPath := filepath.Join(elsewhere, "concord")
-	require.NoError(t, os.Link(program, inPath))
+	require.NoError(t, os.Link(built, inPath))
 	found, err := findConcord("")
 	require.NoError(t, err)
 	require.Equal(t, inPath, found)
@@ -339,9 +339,9 @@ func TestTheProgramOfTheNodesIsFound(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, beside, found)
 
-	found, err = findConcord(program)
+	found, err = findConcord(built)
 	require.NoError(t, err)
-	require.Equal(t, program, found)
+	require.Equal(t, built, found)
 }
 
 func TestDoorsComparesCertificatesWithNone(t *testing.T) {

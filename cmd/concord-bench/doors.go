@@ -263,7 +263,7 @@ func (s *side) cpuPerTransfer() float64 {
 func (b *doorsBench) idle(ctx context.Context, clients int, d time.Duration, r *doorsResult) error {
 	n := b.secured.nodes
 	n.mu.Lock()
-	pid := n.running[n.members[0].ID].cmd.Process.Pid
+	pid := n.running[n.members[0].ID].Pid()
 	n.mu.Unlock()
 	used := func() (float64, error) {
 		before, err := treeCPU(pid)

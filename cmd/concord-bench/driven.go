@@ -25,6 +25,7 @@ import (
 	"github.com/concordtx/concord/cmd/internal/bank"
 	"github.com/concordtx/concord/cmd/internal/config"
 	"github.com/concordtx/concord/cmd/internal/terminal"
+	"github.com/concordtx/concord/internal/program"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -113,7 +114,7 @@ type drivenBench struct {
 	bare          *bare
 	direct        *nodes // of the SDK
 	behind        *nodes // whose databases are behind agents
-	agents        []*nodeProcess
+	agents        []*program.Process
 	client        *concord.Client
 	driver        concordv1connect.TransactionServiceClient
 	ways          []drivenWay
@@ -200,7 +201,7 @@ func (b *drivenBench) openBehind(ctx context.Context, program, dir string, chose
 }
 
 // startAgent starts the agent of one database.
-func startAgent(n *nodes, seen, hosted config.Resource) (*nodeProcess, error) {
+func startAgent(n *nodes, seen, hosted config.Resource) (*program.Process, error) {
 	dsn, err := hosted.Secret()
 	if err != nil {
 		return nil, err
@@ -385,7 +386,7 @@ func (b *drivenBench) close() error {
 	}
 	errs := []error{closeCluster(b.client, b.direct)}
 	for _, a := range b.agents {
-		errs = append(errs, a.end(syscall.SIGTERM))
+		errs = append(errs, endProcess(a, syscall.SIGTERM))
 	}
 	return errors.Join(append(errs, closeCluster(nil, b.behind), closeBanks(&b.banks))...)
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/concordtx/concord/cmd/internal/config"
 	"github.com/concordtx/concord/cmd/internal/terminal"
 	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/internal/program"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/txn"
@@ -44,13 +45,8 @@ type nodes struct {
 	maxAge  time.Duration              // of a transaction; 0: the default
 
 	mu      sync.Mutex
-	running map[zab.NodeID]*nodeProcess
+	running map[zab.NodeID]*program.Process
 	cpu     time.Duration // of those that have ended
-}
-
-type nodeProcess struct {
-	cmd   *exec.Cmd
-	ended chan struct{}
 }
 
 // findConcord returns the program that the nodes run: the one that is named, or else the one beside
@@ -95,7 +91,7 @@ func startNodesWith(ctx context.Context, n *nodes, named, dir string,
 	if n.program, err = findConcord(named); err != nil {
 		return nil, err
 	}
-	n.dir, n.clients, n.running = dir, map[zab.NodeID]*api.Client{}, map[zab.NodeID]*nodeProcess{}
+	n.dir, n.clients, n.running = dir, map[zab.NodeID]*api.Client{}, map[zab.NodeID]*program.Process{}
 	who, err := n.credentials()
 	if err != nil {
 		return nil, err
@@ -187,39 +183,16 @@ func (n *nodes) start(id zab.NodeID) error {
 }
 
 // startProcess starts a process of concord that appends to a log. Its file says all that it needs to know.
-func startProcess(cmd *exec.Cmd, logFile string) (*nodeProcess, error) {
-	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer log.Close()
-	cmd.Stdout, cmd.Stderr = log, log
+func startProcess(cmd *exec.Cmd, logFile string) (*program.Process, error) {
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "CONCORD_") })
-	// Ctrl+C is meant for this process, which stops the others when it has no more use for them.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	p := &nodeProcess{cmd: cmd, ended: make(chan struct{})}
-	go func() {
-		_ = cmd.Wait() // how it ended is in its log, and does not matter once it is stopped
-		close(p.ended)
-	}()
-	return p, nil
+	return program.StartLogged(cmd, logFile)
 }
 
-// end sends a signal and returns when the process is gone.
-func (p *nodeProcess) end(with syscall.Signal) error {
-	if err := p.cmd.Process.Signal(with); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return err
-	}
-	select {
-	case <-p.ended:
-	case <-time.After(stopTimeout):
-		_ = p.cmd.Process.Kill() // it may be gone by now
-		<-p.ended
-	}
-	return nil
+// endProcess sends a signal and returns when the process is gone.
+func endProcess(p *program.Process, with syscall.Signal) error {
+	err := p.Signal(with)
+	_ = p.Await(stopTimeout) // one that takes longer is killed, which is no matter here
+	return err
 }
 
 // end sends a signal to a node and returns when it is gone.
@@ -231,12 +204,12 @@ func (n *nodes) end(id zab.NodeID, with syscall.Signal) error {
 	if !ok {
 		return fmt.Errorf("node %v does not run", id)
 	}
-	if err := p.end(with); err != nil {
+	if err := endProcess(p, with); err != nil {
 		return fmt.Errorf("end node %v: %w", id, err)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.cpu += p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
+	n.cpu += p.State().UserTime() + p.State().SystemTime()
 	return nil
 }
 
@@ -246,7 +219,7 @@ func (n *nodes) pids() []int {
 	defer n.mu.Unlock()
 	var pids []int
 	for _, p := range n.running {
-		pids = append(pids, p.cmd.Process.Pid)
+		pids = append(pids, p.Pid())
 	}
 	return pids
 }
@@ -327,7 +300,7 @@ func (n *nodes) died() (zab.NodeID, bool) {
 	defer n.mu.Unlock()
 	for id, p := range n.running {
 		select {
-		case <-p.ended:
+		case <-p.Done():
 			return id, true
 		default:
 		}

@@ -28,9 +28,10 @@ func (c *cli) auditListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "ls", Short: "List what people did, newest first", Args: terminal.NoArgs,
 		Long: "Lists what people did to the cluster, newest first: who (by certificate or token, and as whom he\n" +
-			"signed), when, with which command, about what and why, and how it ended: done, refused (nothing was\n" +
-			"done), begun (it is under way) or unknown (nobody saw the end, and it may have been done). The log has\n" +
-			"it before anything is done. It keeps the last 10,000, for as long as outcomes of transactions.",
+			"signed), from where (his address, and the node that he called; -o json has his roles as well), when,\n" +
+			"with which command, about what and why, and how it ended: done, refused (nothing was done), begun (it\n" +
+			"is under way) or unknown (nobody saw the end, and it may have been done). The log has it before\n" +
+			"anything is done. It keeps the last 10,000, for as long as outcomes of transactions.",
 		Example: "  concord audit ls --since 24h\n  concord audit ls --who alice -o json\n" +
 			"  concord audit ls --before 1200      # older ones: \"next\" in the JSON of the page before",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -79,12 +80,24 @@ type actJSON struct {
 	Reason   string    `json:"reason"`
 	Outcome  string    `json:"outcome"`
 	Says     string    `json:"says,omitempty"`
+	Roles    string    `json:"roles,omitempty"`
+	Address  string    `json:"address,omitempty"`
+	Called   uint64    `json:"called,omitempty"`
 }
 
 func actOf(m *concordv1.Act) actJSON {
 	return actJSON{No: m.GetNo(), Time: time.UnixMilli(m.GetTimeMs()).UTC(), Subject: m.GetSubject(), Who: m.GetWho(),
 		Command: m.GetCommand(), GID: m.GetGid(), Branch: m.Branch, Resource: m.GetResource(), Node: m.GetNode(),
-		Reason: m.GetReason(), Outcome: m.GetOutcome(), Says: m.GetSays()}
+		Reason: m.GetReason(), Outcome: m.GetOutcome(), Says: m.GetSays(), Roles: m.GetRoles(), Address: m.GetAddress(),
+		Called: m.GetCalled()}
+}
+
+// from is from where it was called; empty: the log does not say.
+func (a actJSON) from() string {
+	if a.Called == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s at node %d", terminal.OrDash(a.Address), a.Called)
 }
 
 // by is who did it, and as whom that one signed.
@@ -134,10 +147,11 @@ func (c *cli) printAudit(r *concordv1.AuditResponse) error {
 	}
 	var rows [][]string
 	for _, a := range list.Acts {
-		rows = append(rows, []string{fmt.Sprint(a.No), a.Time.Format(time.RFC3339), terminal.OrDash(a.by()), a.Command,
-			terminal.OrDash(a.about()), terminal.OrDash(a.Reason), a.ended()})
+		rows = append(rows, []string{fmt.Sprint(a.No), a.Time.Format(time.RFC3339), terminal.OrDash(a.by()),
+			terminal.OrDash(a.from()), a.Command, terminal.OrDash(a.about()), terminal.OrDash(a.Reason), a.ended()})
 	}
-	err := terminal.PrintTable(c.out, []string{"NO", "TIME", "WHO", "COMMAND", "ABOUT", "REASON", "OUTCOME"}, rows)
+	err := terminal.PrintTable(c.out,
+		[]string{"NO", "TIME", "WHO", "FROM", "COMMAND", "ABOUT", "REASON", "OUTCOME"}, rows)
 	if err == nil && list.Next != 0 {
 		fmt.Fprintf(c.err, "there are more: go on with --before %d, or narrow the list with --since, --who or --gid\n",
 			list.Next)

@@ -24,8 +24,8 @@ func (c *cli) recoverCommand() *cobra.Command {
 		Long: "Lists what each resource holds prepared, what the log says about it and what follows: commit,\n" +
 			"rollback, abort (let the log decide first), leave (its transaction may be alive) or report (nothing\n" +
 			"may be done). The cluster does the same by itself every few seconds; --apply does it now, on all\n" +
-			"resources side by side. A resource that does not answer within three seconds is named in a warning,\n" +
-			"and holds up no other.\n" +
+			"resources side by side. A resource that does not answer within three seconds is named, and holds up no\n" +
+			"other; with --apply it is worked on as soon as it has answered.\n" +
 			"Exit code 6 if prepared branches remain.",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
@@ -54,6 +54,12 @@ func (c *cli) recoverCommand() *cobra.Command {
 			draws := terminal.IsTerminal(c.messages)
 			err = client.Recover(cmd.Context(), req, func(r *concordv1.RecoverResponse) error {
 				found.add(r)
+				for _, p := range r.GetPending() {
+					if draws {
+						fmt.Fprintln(c.err)
+					}
+					c.warn(p)
+				}
 				if draws {
 					fmt.Fprintf(c.err, "\r%s", found.bar())
 				}

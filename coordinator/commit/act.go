@@ -41,6 +41,9 @@ func (e ActsAsked) RequestNo() uint64 { return e.Request }
 
 func (c *Machine) onActAsked(e ActAsked) {
 	e.Time = c.core.Now()
+	if c.table.Level() < txn.LevelCaller {
+		e.From = txn.Caller{}
+	}
 	c.note(e.Request, e.ActRecord)
 }
 

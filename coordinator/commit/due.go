@@ -147,15 +147,16 @@ type readyBranch struct {
 	due      time.Time
 }
 
-// readyBranches is a heap: first those that were never tried, from the oldest on; then those
-// that failed, the fewer times the sooner.
+// readyBranches is a heap: first those that were never tried, from the youngest on, since a new decision is not to
+// wait behind thousands of old ones, whose clients have long given up; then those that failed, the fewer times the
+// sooner.
 type readyBranches []readyBranch
 
 func (r readyBranches) Len() int { return len(r) }
 func (r readyBranches) Less(i, j int) bool {
 	a, b := &r[i], &r[j]
 	if a.attempts == 0 && b.attempts == 0 {
-		return a.x.Compare(b.x) < 0
+		return b.x.Compare(a.x) < 0
 	}
 	return cmp.Or(cmp.Compare(a.attempts, b.attempts), a.due.Compare(b.due), a.x.Compare(b.x)) < 0
 }
@@ -180,7 +181,7 @@ func (c *Machine) await(b *branch) {
 }
 
 // sweep gives branches that are due to the recovery workers, a piece in a turn: first those that
-// were never tried, from the oldest on; then those that failed, the fewer times the sooner. What
+// were never tried, from the youngest on; then those that failed, the fewer times the sooner. What
 // nobody can finish comes last, and in few places, so it delays nobody.
 func (c *Machine) sweep() {
 	if !c.sweeping && c.core.Now().Before(c.nextSweep) {

@@ -17,14 +17,20 @@ import (
 // is judged a piece in a turn, and until that has ended the one before it is what the resource
 // holds. What people ask of listings is counted as they change.
 
+// maxGone branches are remembered as finished while a listing is under way. One more is looked for in vain, if the
+// listing has it.
+const maxGone = 100_000
+
 // maxReport branches of one resource that cannot be finished are told of by name.
 const maxReport = 100
 
 // scan is what the leader knows of one resource's prepared branches.
 type scan struct {
-	resource  string
-	due       time.Time
-	running   bool      // asked and not answered, or answered and not judged
+	resource string
+	due      time.Time
+	running  bool // asked and not answered, or answered and not judged
+	// gone has branches that were finished since it was asked: an answer may have them all the same.
+	gone      map[txn.XID]bool
 	at        time.Time // of the last listing that was judged
 	err       error
 	again     bool // a listing under way may be older than the end of a lease
@@ -46,14 +52,13 @@ type listing struct {
 	working  int                  // of them, those that the leader has in hand
 	others   map[txn.ClusterID]int
 	some     []txn.ClusterID  // the first of others
-	gone     map[txn.XID]bool // finished before they were judged
 	reported map[txn.XID]bool // that cannot be finished
 	report   []string         // of the first of them
 }
 
 func newListing(at time.Time, answer []adapters.Prepared) *listing {
 	return &listing{at: at, answer: answer, branches: map[txn.XID]*listedBranch{}, others: map[txn.ClusterID]int{},
-		gone: map[txn.XID]bool{}, reported: map[txn.XID]bool{}}
+		reported: map[txn.XID]bool{}}
 }
 
 // take returns the next piece of the answer.
@@ -176,7 +181,9 @@ func (c *Machine) unlist(x txn.XID) {
 		}
 		if s.next != nil {
 			c.delist(s.next, x)
-			s.next.gone[x] = true
+		}
+		if s.running && len(s.gone) < maxGone {
+			s.gone[x] = true
 		}
 	}
 }
@@ -261,7 +268,7 @@ func (c *Machine) judgeListing(s *scan, left int) int {
 		s.sightings.End()
 		s.at, s.running = s.next.at, false
 		s.listing, s.next, s.old = s.next, nil, s.listing
-		s.old.done, s.listing.gone = 0, nil
+		s.old.done, s.gone = 0, nil
 		if len(s.old.answer) == 0 {
 			s.old = nil
 		}

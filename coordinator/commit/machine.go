@@ -23,7 +23,7 @@ const (
 	retryMax      = 30 * time.Second
 	// MaxTasks branches per resource may be with the recovery workers for the first time, and
 	// maxRetries again: what nobody can finish must not keep the others waiting.
-	MaxTasks   = 64
+	MaxTasks   = 256
 	MaxRetries = 16
 	// evidenceInterval is how often evidence that is not needed any more is removed: rarely, so
 	// that many branches share a round trip and a sync of their database.

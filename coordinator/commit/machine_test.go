@@ -363,6 +363,7 @@ func TestRetriesLeaveRoomForFirstAttempts(t *testing.T) {
 		l.commit(l.newID(), txn.Branch{Resource: "orders"})
 	}
 	l.tick(2 * time.Second)
+	l.tick(sweepInterval) // they are more than a turn looks through
 	require.Len(t, l.take(), MaxTasks)
 	turns := map[txn.ID]int{}
 	for len(again) > 0 {

@@ -31,7 +31,7 @@ func (c *Machine) scanDue() {
 	for _, name := range c.config.Resources {
 		s := c.scans[name]
 		if !s.running && !c.core.Now().Before(s.due) {
-			s.running = true
+			s.running, s.gone = true, map[txn.XID]bool{}
 			c.fx.Scan = append(c.fx.Scan, name)
 		}
 	}
@@ -64,7 +64,7 @@ func (c *Machine) onListed(e Listed) {
 
 // judgeBranch carries out what recovery plans for one branch of a listing.
 func (c *Machine) judgeBranch(s *scan, p adapters.Prepared) {
-	if s.next.gone[p.XID] {
+	if s.gone[p.XID] {
 		return
 	}
 	b := c.enlist(s.next, s.resource, p.XID)

@@ -380,6 +380,21 @@ func actsEnd(l *lone) error {
 	return nil
 }
 
+// From where somebody has called is in the log once every member can read it.
+func TestAnActNamesItsCallerOnceEveryMemberCanReadIt(t *testing.T) {
+	from := txn.Caller{Roles: "operator", Addr: "192.0.2.7:4711", Node: 1}
+	for level, want := range map[txn.FeatureLevel]txn.Caller{txn.LevelCaller - 1: {}, txn.LevelCaller: from} {
+		l := newLone(t, "orders")
+		l.step(replica.MembersSeen{Speakers: []replica.Speaker{{Node: 1, Store: txn.StoreID{1}, Level: level}}})
+		l.tick(time.Second)
+		require.Equal(t, level, l.table.Level())
+		require.NoError(t, l.ask(func(request uint64) replica.Event {
+			return ActAsked{Request: request, ActRecord: txn.ActRecord{Key: 1, Kind: txn.ActForget, From: from}}
+		}).Err)
+		require.Equal(t, want, l.acts()[0].From)
+	}
+}
+
 // An operator who says "now" does not wait for the backoff.
 func TestARetryEndsTheWait(t *testing.T) {
 	l := newLone(t, "orders", "billing")

@@ -501,3 +501,42 @@ func TestNoTurnGrowsWithTheLogThatIsApplied(t *testing.T) {
 	leader.check("a long log is sent")
 	late.check("a long log is applied")
 }
+
+// However many old decisions wait for room, a new one is the next to be carried out.
+func TestNewDecisionsAreCarriedOutBeforeOldOnes(t *testing.T) {
+	l := newLone(t, "orders")
+	for range 2 * MaxTasks {
+		l.commit(l.newID(), txn.Branch{Resource: "orders"})
+	}
+	l.tick(2 * time.Second)
+	old := l.take()
+	require.Len(t, old, MaxTasks)
+	id := l.newID()
+	l.commit(id, txn.Branch{Resource: "orders"})
+	l.tick(2 * time.Second)
+	require.Empty(t, l.take(), "there is no room")
+	l.step(Finished{XID: old[0].XID, Finish: txn.Done, By: txn.FromCluster})
+	l.tick(sweepInterval)
+	next := l.take()
+	require.Len(t, next, 1)
+	require.Equal(t, id, next[0].XID.ID)
+}
+
+// A branch that was finished while a scan was under way may still be in its answer. It is not looked for: its evidence
+// is gone with its transaction, so that nothing would be found but a loss.
+func TestAListingThatIsOlderThanTheEndOfABranchHandsOutNothing(t *testing.T) {
+	l := newLone(t, "orders")
+	l.tick(6 * time.Second) // a scan is due
+	id := l.newID()
+	l.commit(id, txn.Branch{Resource: "orders"})
+	l.step(Finished{XID: l.xid(id, 0), Finish: txn.Done, By: txn.FromClient})
+	l.tick(time.Second)
+	require.True(t, l.get(id).Ended)
+	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(id, 0))}})
+	l.tick(sweepInterval)
+	require.Empty(t, l.take())
+	l.tick(6 * time.Second) // what the next one shows has come back
+	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(id, 0))}})
+	l.tick(sweepInterval)
+	require.Len(t, l.take(), 1)
+}

@@ -37,7 +37,7 @@ var refusals = []struct {
 		says: `the cluster is at feature level 1, and node 2 knows up to 0: run the release there that the other ` +
 			`nodes run, and set no lower "feature_level"`},
 	{name: "a peer that needs a higher level", spoil: func(h *Hello) { h.Needs = txn.Newest + 1 },
-		says: `the cluster is at feature level 9, and node 1 knows up to 8: run the release there that the other ` +
+		says: `the cluster is at feature level 10, and node 1 knows up to 9: run the release there that the other ` +
 			`nodes run, and set no lower "feature_level"`},
 	{name: "a peer that is no member", spoil: func(h *Hello) { h.From = 9 },
 		says: `node 9 is not a member of the cluster of node 1: run "concord member add 9" with its addresses, or ` +

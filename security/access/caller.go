@@ -3,9 +3,13 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
 
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/security"
@@ -17,6 +21,8 @@ type Caller struct {
 	guard *Guard // nil: nobody asks who it is
 	who   security.Identity
 	token string
+	addr  string // as the node saw it that was called
+	node  uint64 // which one that was; 0: this one
 }
 
 type callerKey struct{}
@@ -50,6 +56,36 @@ func (c *Caller) Relay(h http.Header) {
 	if c.guard != nil && c.who.Kind != security.Node {
 		h.Set(api.CallerHeader, c.who.String())
 	}
+	if c.addr != "" {
+		h.Set(api.CallerAddressHeader, c.addr)
+	}
+}
+
+// maxRoles is how much of the caller's roles is kept, in bytes.
+const maxRoles = 256
+
+// From is from where the caller calls, for the audit. self is this node.
+func (c *Caller) From(self uint64) txn.Caller {
+	from := txn.Caller{Addr: c.addr, Node: cmp.Or(c.node, self)}
+	if a, err := c.Access(); err == nil && c.guard != nil {
+		from.Roles = strings.ToValidUTF8(a.Grants()[:min(maxRoles, len(a.Grants()))], "")
+	}
+	return from
+}
+
+// calledFrom notes from where a request came. spokenFor: whoever sent it may speak for others.
+func (c *Caller) calledFrom(r *http.Request, spokenFor bool) *Caller {
+	c.addr = r.RemoteAddr
+	if !spokenFor {
+		return c
+	}
+	if told := r.Header.Get(api.CallerAddressHeader); told != "" {
+		if _, err := netip.ParseAddrPort(told); err == nil { // else whoever says so has no address to tell
+			c.addr = told
+		}
+	}
+	c.node, _ = strconv.ParseUint(r.Header.Get(api.HandedOnHeader), 10, 64)
+	return c
 }
 
 // IsNode reports whether a node calls, for itself, and IsAgent whether the agent of that name does. Where

@@ -125,7 +125,7 @@ func (g *Guard) admit(r *http.Request, rules Rules) (context.Context, error) {
 			return nil, fmt.Errorf("%w: this listener is for this machine, and not for the name %.100q: ask it by "+
 				"its address", txn.ErrDenied, r.Host)
 		}
-		return ctx, nil
+		return With(ctx, (&Caller{}).calledFrom(r, true)), nil
 	}
 	rule, known := rules[r.URL.Path]
 	if !known {
@@ -168,7 +168,7 @@ func (g *Guard) caller(r *http.Request) (*Caller, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", txn.ErrUnauthenticated, err)
 	}
-	c := &Caller{guard: g, who: who}
+	c := (&Caller{guard: g, who: who}).calledFrom(r, who.Kind == security.Node)
 	relayed := r.Header.Values(api.CallerHeader)
 	if len(relayed) > 0 {
 		c.who, err = security.ParseIdentity(relayed[0])
@@ -191,10 +191,9 @@ func (g *Guard) byToken(r *http.Request, header string) (*Caller, error) {
 	token, ok := strings.CutPrefix(header, "Bearer ")
 	if ok {
 		if subject, known := g.subject(token); known {
-			return &Caller{guard: g, token: token,
-					who: security.Identity{Cluster: g.config.Keys.Self().Cluster, Kind: security.Client,
-						Name: subject}},
-				nil
+			c := &Caller{guard: g, token: token, who: security.Identity{Cluster: g.config.Keys.Self().Cluster,
+				Kind: security.Client, Name: subject}}
+			return c.calledFrom(r, false), nil
 		}
 	}
 	// A right token is heard whatever came before it: whoever sends wrong ones may be behind the same address.

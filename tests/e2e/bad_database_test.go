@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord"
+	"github.com/concordtx/concord/internal/faultproxy"
 	"github.com/concordtx/concord/internal/testdb"
 	"github.com/concordtx/concord/txn"
 )
@@ -208,6 +209,52 @@ func TestDatabaseKilled(t *testing.T) {
 			require.Equal(t, "aborted", c.get(h.id).State)
 		})
 	}
+	b.sumHolds()
+}
+
+// The leader reaches no database any more, and the other nodes do: what is decided is finished all the same, and what
+// nobody decides is rolled back.
+func TestDatabasesThatOnlyOtherNodesReach(t *testing.T) {
+	b := newBank(t)
+	c := newCluster(t, settings{resources: b.resources(), maxAge: 4 * time.Second, grace: time.Second,
+		scan: 500 * time.Millisecond})
+	links := map[*node][]*faultproxy.Link{}
+	for _, n := range c.nodes {
+		text, err := os.ReadFile(n.config)
+		require.NoError(t, err)
+		for _, d := range []*database{b.left, b.right} {
+			at := fmt.Sprintf("127.0.0.1:%d", d.server.Port())
+			link, err := faultproxy.New(at)
+			require.NoError(t, err)
+			t.Cleanup(link.Close)
+			link.Use(faultproxy.NewKnife(faultproxy.MySQL)) // that is not aimed: for a server that speaks first
+			require.Contains(t, string(text), at)
+			text, links[n] = []byte(strings.ReplaceAll(string(text), at, link.Addr())), append(links[n], link)
+		}
+		require.NoError(t, os.WriteFile(n.config, text, 0o600))
+		c.start(n)
+	}
+	c.ready()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	decided, err := b.prepareTransfer(ctx, c.id)
+	require.NoError(t, err)
+	leader := c.leader()
+	for _, link := range links[leader] {
+		link.Close()
+	}
+	undecided, err := b.prepareTransfer(ctx, c.id)
+	require.NoError(t, err)
+	res, err := c.caller().Commit(ctx, decided.request())
+	require.NoError(t, err)
+	require.Equal(t, txn.Commit.String(), res.GetDecision(), res.GetReason())
+	b.settled(c)
+	require.Equal(t, concord.Committed, b.shows(decided.id))
+	require.Equal(t, concord.Aborted, b.shows(undecided.id))
+	eventually(t, "the transactions are finished", func() bool {
+		return c.get(decided.id).State == "committed" && c.get(undecided.id).State == "aborted"
+	})
+	require.Equal(t, leader, c.leader(), "it leads on")
 	b.sumHolds()
 }
 

@@ -1997,7 +1997,12 @@ type Act struct {
 	// done).
 	Outcome string `protobuf:"bytes,11,opt,name=outcome,proto3" json:"outcome,omitempty"`
 	// Why it was refused, or what came of it.
-	Says          string `protobuf:"bytes,12,opt,name=says,proto3" json:"says,omitempty"`
+	Says string `protobuf:"bytes,12,opt,name=says,proto3" json:"says,omitempty"`
+	// From where it was called, from feature level 9 on: the roles that the caller had, empty where nobody is asked who
+	// he is; his address; and the node that he called.
+	Roles         string `protobuf:"bytes,13,opt,name=roles,proto3" json:"roles,omitempty"`
+	Address       string `protobuf:"bytes,14,opt,name=address,proto3" json:"address,omitempty"`
+	Called        uint64 `protobuf:"varint,15,opt,name=called,proto3" json:"called,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2114,6 +2119,27 @@ func (x *Act) GetSays() string {
 		return x.Says
 	}
 	return ""
+}
+
+func (x *Act) GetRoles() string {
+	if x != nil {
+		return x.Roles
+	}
+	return ""
+}
+
+func (x *Act) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Act) GetCalled() uint64 {
+	if x != nil {
+		return x.Called
+	}
+	return 0
 }
 
 type AuditRequest struct {
@@ -3625,11 +3651,13 @@ type RecoverResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As they are planned and, with apply, once more when they were carried out.
 	Actions []*RecoverAction `protobuf:"bytes,1,rep,name=actions,proto3" json:"actions,omitempty"`
-	// Resources that could not be listed, within three seconds, so the plan lacks their branches.
+	// Resources that could not be listed, within three seconds unless apply is set, so the plan lacks their branches.
 	Warnings []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	Zxid     string   `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
 	// Of one transaction without decision: whether every branch is there, in words.
-	Whole         string `protobuf:"bytes,4,opt,name=whole,proto3" json:"whole,omitempty"`
+	Whole string `protobuf:"bytes,4,opt,name=whole,proto3" json:"whole,omitempty"`
+	// With apply: resources that have not been listed within three seconds. Their branches come later, or a warning.
+	Pending       []string `protobuf:"bytes,5,rep,name=pending,proto3" json:"pending,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3692,6 +3720,294 @@ func (x *RecoverResponse) GetWhole() string {
 	return ""
 }
 
+func (x *RecoverResponse) GetPending() []string {
+	if x != nil {
+		return x.Pending
+	}
+	return nil
+}
+
+type ListThroughRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Resource      string                 `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListThroughRequest) Reset() {
+	*x = ListThroughRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListThroughRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListThroughRequest) ProtoMessage() {}
+
+func (x *ListThroughRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListThroughRequest.ProtoReflect.Descriptor instead.
+func (*ListThroughRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *ListThroughRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *ListThroughRequest) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+type ListThroughResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Branches      []*PreparedBranch      `protobuf:"bytes,1,rep,name=branches,proto3" json:"branches,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListThroughResponse) Reset() {
+	*x = ListThroughResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListThroughResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListThroughResponse) ProtoMessage() {}
+
+func (x *ListThroughResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListThroughResponse.ProtoReflect.Descriptor instead.
+func (*ListThroughResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *ListThroughResponse) GetBranches() []*PreparedBranch {
+	if x != nil {
+		return x.Branches
+	}
+	return nil
+}
+
+// PreparedBranch is a branch that a database lists.
+type PreparedBranch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// concord-CLUSTER-GID-NO, of whichever cluster.
+	Xid string `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
+	// Milliseconds since 1970, by the clock of the database; 0 if it does not say.
+	PreparedMs int64  `protobuf:"varint,2,opt,name=prepared_ms,json=preparedMs,proto3" json:"prepared_ms,omitempty"`
+	Owner      string `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`
+	// The tag of the last resource that decides it; 0: none does.
+	Last          uint32 `protobuf:"varint,4,opt,name=last,proto3" json:"last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreparedBranch) Reset() {
+	*x = PreparedBranch{}
+	mi := &file_concord_v1_concord_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreparedBranch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreparedBranch) ProtoMessage() {}
+
+func (x *PreparedBranch) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreparedBranch.ProtoReflect.Descriptor instead.
+func (*PreparedBranch) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *PreparedBranch) GetXid() string {
+	if x != nil {
+		return x.Xid
+	}
+	return ""
+}
+
+func (x *PreparedBranch) GetPreparedMs() int64 {
+	if x != nil {
+		return x.PreparedMs
+	}
+	return 0
+}
+
+func (x *PreparedBranch) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *PreparedBranch) GetLast() uint32 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+type FinishThroughRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Gid           string                 `protobuf:"bytes,2,opt,name=gid,proto3" json:"gid,omitempty"`
+	No            uint32                 `protobuf:"varint,3,opt,name=no,proto3" json:"no,omitempty"`
+	Resource      string                 `protobuf:"bytes,4,opt,name=resource,proto3" json:"resource,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinishThroughRequest) Reset() {
+	*x = FinishThroughRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinishThroughRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinishThroughRequest) ProtoMessage() {}
+
+func (x *FinishThroughRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinishThroughRequest.ProtoReflect.Descriptor instead.
+func (*FinishThroughRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *FinishThroughRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *FinishThroughRequest) GetGid() string {
+	if x != nil {
+		return x.Gid
+	}
+	return ""
+}
+
+func (x *FinishThroughRequest) GetNo() uint32 {
+	if x != nil {
+		return x.No
+	}
+	return 0
+}
+
+func (x *FinishThroughRequest) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+type FinishThroughResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// done, already-done, contradicted or lost.
+	Finish        string `protobuf:"bytes,1,opt,name=finish,proto3" json:"finish,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinishThroughResponse) Reset() {
+	*x = FinishThroughResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinishThroughResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinishThroughResponse) ProtoMessage() {}
+
+func (x *FinishThroughResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinishThroughResponse.ProtoReflect.Descriptor instead.
+func (*FinishThroughResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *FinishThroughResponse) GetFinish() string {
+	if x != nil {
+		return x.Finish
+	}
+	return ""
+}
+
 type RecoverAction struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Gid      string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
@@ -3711,7 +4027,7 @@ type RecoverAction struct {
 
 func (x *RecoverAction) Reset() {
 	*x = RecoverAction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[52]
+	mi := &file_concord_v1_concord_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3723,7 +4039,7 @@ func (x *RecoverAction) String() string {
 func (*RecoverAction) ProtoMessage() {}
 
 func (x *RecoverAction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[52]
+	mi := &file_concord_v1_concord_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3736,7 +4052,7 @@ func (x *RecoverAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverAction.ProtoReflect.Descriptor instead.
 func (*RecoverAction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{52}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RecoverAction) GetGid() string {
@@ -3807,7 +4123,7 @@ type RetryRequest struct {
 
 func (x *RetryRequest) Reset() {
 	*x = RetryRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	mi := &file_concord_v1_concord_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3819,7 +4135,7 @@ func (x *RetryRequest) String() string {
 func (*RetryRequest) ProtoMessage() {}
 
 func (x *RetryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	mi := &file_concord_v1_concord_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3832,7 +4148,7 @@ func (x *RetryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryRequest.ProtoReflect.Descriptor instead.
 func (*RetryRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{53}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RetryRequest) GetGid() string {
@@ -3867,7 +4183,7 @@ type RetryResponse struct {
 
 func (x *RetryResponse) Reset() {
 	*x = RetryResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[54]
+	mi := &file_concord_v1_concord_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3879,7 +4195,7 @@ func (x *RetryResponse) String() string {
 func (*RetryResponse) ProtoMessage() {}
 
 func (x *RetryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[54]
+	mi := &file_concord_v1_concord_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3892,7 +4208,7 @@ func (x *RetryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryResponse.ProtoReflect.Descriptor instead.
 func (*RetryResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{54}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *RetryResponse) GetBranches() uint32 {
@@ -3918,7 +4234,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[55]
+	mi := &file_concord_v1_concord_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3930,7 +4246,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[55]
+	mi := &file_concord_v1_concord_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3943,7 +4259,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{55}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *StatusRequest) GetSeen() string {
@@ -3964,7 +4280,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[56]
+	mi := &file_concord_v1_concord_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3976,7 +4292,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[56]
+	mi := &file_concord_v1_concord_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3989,7 +4305,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{56}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *WatchRequest) GetIntervalMs() uint32 {
@@ -4046,7 +4362,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[57]
+	mi := &file_concord_v1_concord_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4058,7 +4374,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[57]
+	mi := &file_concord_v1_concord_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4071,7 +4387,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{57}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -4213,7 +4529,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_concord_v1_concord_proto_msgTypes[58]
+	mi := &file_concord_v1_concord_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4225,7 +4541,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[58]
+	mi := &file_concord_v1_concord_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4238,7 +4554,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{58}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Node) GetId() uint64 {
@@ -4340,7 +4656,7 @@ type ResourceStatus struct {
 
 func (x *ResourceStatus) Reset() {
 	*x = ResourceStatus{}
-	mi := &file_concord_v1_concord_proto_msgTypes[59]
+	mi := &file_concord_v1_concord_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4352,7 +4668,7 @@ func (x *ResourceStatus) String() string {
 func (*ResourceStatus) ProtoMessage() {}
 
 func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[59]
+	mi := &file_concord_v1_concord_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4365,7 +4681,7 @@ func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceStatus.ProtoReflect.Descriptor instead.
 func (*ResourceStatus) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{59}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ResourceStatus) GetName() string {
@@ -4481,7 +4797,7 @@ type Quarantine struct {
 
 func (x *Quarantine) Reset() {
 	*x = Quarantine{}
-	mi := &file_concord_v1_concord_proto_msgTypes[60]
+	mi := &file_concord_v1_concord_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4493,7 +4809,7 @@ func (x *Quarantine) String() string {
 func (*Quarantine) ProtoMessage() {}
 
 func (x *Quarantine) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[60]
+	mi := &file_concord_v1_concord_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4506,7 +4822,7 @@ func (x *Quarantine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quarantine.ProtoReflect.Descriptor instead.
 func (*Quarantine) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{60}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Quarantine) GetHas() string {
@@ -4540,7 +4856,7 @@ type ReportResourceRequest struct {
 
 func (x *ReportResourceRequest) Reset() {
 	*x = ReportResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[61]
+	mi := &file_concord_v1_concord_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4552,7 +4868,7 @@ func (x *ReportResourceRequest) String() string {
 func (*ReportResourceRequest) ProtoMessage() {}
 
 func (x *ReportResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[61]
+	mi := &file_concord_v1_concord_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4565,7 +4881,7 @@ func (x *ReportResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResourceRequest.ProtoReflect.Descriptor instead.
 func (*ReportResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{61}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ReportResourceRequest) GetName() string {
@@ -4601,7 +4917,7 @@ type ReportResourceResponse struct {
 
 func (x *ReportResourceResponse) Reset() {
 	*x = ReportResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[62]
+	mi := &file_concord_v1_concord_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4613,7 +4929,7 @@ func (x *ReportResourceResponse) String() string {
 func (*ReportResourceResponse) ProtoMessage() {}
 
 func (x *ReportResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[62]
+	mi := &file_concord_v1_concord_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4626,7 +4942,7 @@ func (x *ReportResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResourceResponse.ProtoReflect.Descriptor instead.
 func (*ReportResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{62}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ReportResourceResponse) GetName() string {
@@ -4703,7 +5019,7 @@ type ToldBranch struct {
 
 func (x *ToldBranch) Reset() {
 	*x = ToldBranch{}
-	mi := &file_concord_v1_concord_proto_msgTypes[63]
+	mi := &file_concord_v1_concord_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4715,7 +5031,7 @@ func (x *ToldBranch) String() string {
 func (*ToldBranch) ProtoMessage() {}
 
 func (x *ToldBranch) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[63]
+	mi := &file_concord_v1_concord_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4728,7 +5044,7 @@ func (x *ToldBranch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToldBranch.ProtoReflect.Descriptor instead.
 func (*ToldBranch) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{63}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ToldBranch) GetGid() string {
@@ -4785,7 +5101,7 @@ type AcceptResourceRequest struct {
 
 func (x *AcceptResourceRequest) Reset() {
 	*x = AcceptResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[64]
+	mi := &file_concord_v1_concord_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4797,7 +5113,7 @@ func (x *AcceptResourceRequest) String() string {
 func (*AcceptResourceRequest) ProtoMessage() {}
 
 func (x *AcceptResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[64]
+	mi := &file_concord_v1_concord_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4810,7 +5126,7 @@ func (x *AcceptResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptResourceRequest.ProtoReflect.Descriptor instead.
 func (*AcceptResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{64}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *AcceptResourceRequest) GetName() string {
@@ -4850,7 +5166,7 @@ type AcceptResourceResponse struct {
 
 func (x *AcceptResourceResponse) Reset() {
 	*x = AcceptResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[65]
+	mi := &file_concord_v1_concord_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4862,7 +5178,7 @@ func (x *AcceptResourceResponse) String() string {
 func (*AcceptResourceResponse) ProtoMessage() {}
 
 func (x *AcceptResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[65]
+	mi := &file_concord_v1_concord_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4875,7 +5191,7 @@ func (x *AcceptResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptResourceResponse.ProtoReflect.Descriptor instead.
 func (*AcceptResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{65}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *AcceptResourceResponse) GetZxid() string {
@@ -4898,7 +5214,7 @@ type ResourcesRequest struct {
 
 func (x *ResourcesRequest) Reset() {
 	*x = ResourcesRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[66]
+	mi := &file_concord_v1_concord_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4910,7 +5226,7 @@ func (x *ResourcesRequest) String() string {
 func (*ResourcesRequest) ProtoMessage() {}
 
 func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[66]
+	mi := &file_concord_v1_concord_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4923,7 +5239,7 @@ func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{66}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ResourcesRequest) GetSeen() string {
@@ -4966,7 +5282,7 @@ type ResourcesResponse struct {
 
 func (x *ResourcesResponse) Reset() {
 	*x = ResourcesResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[67]
+	mi := &file_concord_v1_concord_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4978,7 +5294,7 @@ func (x *ResourcesResponse) String() string {
 func (*ResourcesResponse) ProtoMessage() {}
 
 func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[67]
+	mi := &file_concord_v1_concord_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4991,7 +5307,7 @@ func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{67}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ResourcesResponse) GetCluster() string {
@@ -5054,7 +5370,7 @@ type CheckResourceRequest struct {
 
 func (x *CheckResourceRequest) Reset() {
 	*x = CheckResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[68]
+	mi := &file_concord_v1_concord_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5066,7 +5382,7 @@ func (x *CheckResourceRequest) String() string {
 func (*CheckResourceRequest) ProtoMessage() {}
 
 func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[68]
+	mi := &file_concord_v1_concord_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5079,7 +5395,7 @@ func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceRequest.ProtoReflect.Descriptor instead.
 func (*CheckResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{68}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *CheckResourceRequest) GetName() string {
@@ -5107,7 +5423,7 @@ type CheckResourceResponse struct {
 
 func (x *CheckResourceResponse) Reset() {
 	*x = CheckResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[69]
+	mi := &file_concord_v1_concord_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5119,7 +5435,7 @@ func (x *CheckResourceResponse) String() string {
 func (*CheckResourceResponse) ProtoMessage() {}
 
 func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[69]
+	mi := &file_concord_v1_concord_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5132,7 +5448,7 @@ func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceResponse.ProtoReflect.Descriptor instead.
 func (*CheckResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{69}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *CheckResourceResponse) GetReports() []*ResourceReport {
@@ -5163,7 +5479,7 @@ type ResourceReport struct {
 
 func (x *ResourceReport) Reset() {
 	*x = ResourceReport{}
-	mi := &file_concord_v1_concord_proto_msgTypes[70]
+	mi := &file_concord_v1_concord_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5175,7 +5491,7 @@ func (x *ResourceReport) String() string {
 func (*ResourceReport) ProtoMessage() {}
 
 func (x *ResourceReport) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[70]
+	mi := &file_concord_v1_concord_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5188,7 +5504,7 @@ func (x *ResourceReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceReport.ProtoReflect.Descriptor instead.
 func (*ResourceReport) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{70}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ResourceReport) GetName() string {
@@ -5245,7 +5561,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_concord_v1_concord_proto_msgTypes[71]
+	mi := &file_concord_v1_concord_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5257,7 +5573,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[71]
+	mi := &file_concord_v1_concord_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5270,7 +5586,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{71}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *Finding) GetWhat() string {
@@ -5313,7 +5629,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_concord_v1_concord_proto_msgTypes[72]
+	mi := &file_concord_v1_concord_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5325,7 +5641,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[72]
+	mi := &file_concord_v1_concord_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5338,7 +5654,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{72}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *NotLeader) GetLeader() uint64 {
@@ -5502,7 +5818,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x06Forget\x12\x10\n" +
 	"\x03who\x18\x01 \x01(\tR\x03who\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\x12\x17\n" +
-	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\"\xa4\x02\n" +
+	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\"\xec\x02\n" +
 	"\x03Act\x12\x0e\n" +
 	"\x02no\x18\x01 \x01(\x04R\x02no\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x18\n" +
@@ -5516,7 +5832,10 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04node\x18\n" +
 	" \x01(\x04R\x04node\x12\x18\n" +
 	"\aoutcome\x18\v \x01(\tR\aoutcome\x12\x12\n" +
-	"\x04says\x18\f \x01(\tR\x04saysB\t\n" +
+	"\x04says\x18\f \x01(\tR\x04says\x12\x14\n" +
+	"\x05roles\x18\r \x01(\tR\x05roles\x12\x18\n" +
+	"\aaddress\x18\x0e \x01(\tR\aaddress\x12\x16\n" +
+	"\x06called\x18\x0f \x01(\x04R\x06calledB\t\n" +
 	"\a_branch\"\x8f\x01\n" +
 	"\fAuditRequest\x12\x19\n" +
 	"\bsince_ms\x18\x01 \x01(\x03R\asinceMs\x12\x10\n" +
@@ -5625,12 +5944,31 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03gid\x18\x02 \x01(\tR\x03gid\x12\x12\n" +
 	"\x04seen\x18\x03 \x01(\tR\x04seen\x12\x10\n" +
 	"\x03who\x18\x04 \x01(\tR\x03who\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"\x8c\x01\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\xa6\x01\n" +
 	"\x0fRecoverResponse\x123\n" +
 	"\aactions\x18\x01 \x03(\v2\x19.concord.v1.RecoverActionR\aactions\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\x12\x12\n" +
 	"\x04zxid\x18\x03 \x01(\tR\x04zxid\x12\x14\n" +
-	"\x05whole\x18\x04 \x01(\tR\x05whole\"\xc6\x01\n" +
+	"\x05whole\x18\x04 \x01(\tR\x05whole\x12\x18\n" +
+	"\apending\x18\x05 \x03(\tR\apending\"J\n" +
+	"\x12ListThroughRequest\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1a\n" +
+	"\bresource\x18\x02 \x01(\tR\bresource\"M\n" +
+	"\x13ListThroughResponse\x126\n" +
+	"\bbranches\x18\x01 \x03(\v2\x1a.concord.v1.PreparedBranchR\bbranches\"m\n" +
+	"\x0ePreparedBranch\x12\x10\n" +
+	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x1f\n" +
+	"\vprepared_ms\x18\x02 \x01(\x03R\n" +
+	"preparedMs\x12\x14\n" +
+	"\x05owner\x18\x03 \x01(\tR\x05owner\x12\x12\n" +
+	"\x04last\x18\x04 \x01(\rR\x04last\"n\n" +
+	"\x14FinishThroughRequest\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x10\n" +
+	"\x03gid\x18\x02 \x01(\tR\x03gid\x12\x0e\n" +
+	"\x02no\x18\x03 \x01(\rR\x02no\x12\x1a\n" +
+	"\bresource\x18\x04 \x01(\tR\bresource\"/\n" +
+	"\x15FinishThroughResponse\x12\x16\n" +
+	"\x06finish\x18\x01 \x01(\tR\x06finish\"\xc6\x01\n" +
 	"\rRecoverAction\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x0e\n" +
 	"\x02no\x18\x02 \x01(\rR\x02no\x12\x1a\n" +
@@ -5775,11 +6113,13 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03fix\x18\x04 \x01(\tR\x03fix\"5\n" +
 	"\tNotLeader\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\x04R\x06leader\x12\x10\n" +
-	"\x03api\x18\x02 \x01(\tR\x03api2\x94\x0f\n" +
+	"\x03api\x18\x02 \x01(\tR\x03api2\xba\x10\n" +
 	"\x12CoordinatorService\x12?\n" +
 	"\x06Commit\x12\x19.concord.v1.CommitRequest\x1a\x1a.concord.v1.CommitResponse\x12C\n" +
 	"\x06Decide\x12\x19.concord.v1.DecideRequest\x1a\x1a.concord.v1.DecideResponse(\x010\x01\x12B\n" +
-	"\aDeliver\x12\x1a.concord.v1.DeliverRequest\x1a\x1b.concord.v1.DeliverResponse\x12E\n" +
+	"\aDeliver\x12\x1a.concord.v1.DeliverRequest\x1a\x1b.concord.v1.DeliverResponse\x12N\n" +
+	"\vListThrough\x12\x1e.concord.v1.ListThroughRequest\x1a\x1f.concord.v1.ListThroughResponse\x12T\n" +
+	"\rFinishThrough\x12 .concord.v1.FinishThroughRequest\x1a!.concord.v1.FinishThroughResponse\x12E\n" +
 	"\bFinished\x12\x1b.concord.v1.FinishedRequest\x1a\x1c.concord.v1.FinishedResponse\x12<\n" +
 	"\x05Lease\x12\x18.concord.v1.LeaseRequest\x1a\x19.concord.v1.LeaseResponse\x12B\n" +
 	"\aWaiting\x12\x1a.concord.v1.WaitingRequest\x1a\x1b.concord.v1.WaitingResponse\x12B\n" +
@@ -5817,7 +6157,7 @@ func file_concord_v1_concord_proto_rawDescGZIP() []byte {
 	return file_concord_v1_concord_proto_rawDescData
 }
 
-var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
+var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 78)
 var file_concord_v1_concord_proto_goTypes = []any{
 	(*CommitRequest)(nil),              // 0: concord.v1.CommitRequest
 	(*AgentBranches)(nil),              // 1: concord.v1.AgentBranches
@@ -5871,124 +6211,134 @@ var file_concord_v1_concord_proto_goTypes = []any{
 	(*TransferLeadershipResponse)(nil), // 49: concord.v1.TransferLeadershipResponse
 	(*RecoverRequest)(nil),             // 50: concord.v1.RecoverRequest
 	(*RecoverResponse)(nil),            // 51: concord.v1.RecoverResponse
-	(*RecoverAction)(nil),              // 52: concord.v1.RecoverAction
-	(*RetryRequest)(nil),               // 53: concord.v1.RetryRequest
-	(*RetryResponse)(nil),              // 54: concord.v1.RetryResponse
-	(*StatusRequest)(nil),              // 55: concord.v1.StatusRequest
-	(*WatchRequest)(nil),               // 56: concord.v1.WatchRequest
-	(*StatusResponse)(nil),             // 57: concord.v1.StatusResponse
-	(*Node)(nil),                       // 58: concord.v1.Node
-	(*ResourceStatus)(nil),             // 59: concord.v1.ResourceStatus
-	(*Quarantine)(nil),                 // 60: concord.v1.Quarantine
-	(*ReportResourceRequest)(nil),      // 61: concord.v1.ReportResourceRequest
-	(*ReportResourceResponse)(nil),     // 62: concord.v1.ReportResourceResponse
-	(*ToldBranch)(nil),                 // 63: concord.v1.ToldBranch
-	(*AcceptResourceRequest)(nil),      // 64: concord.v1.AcceptResourceRequest
-	(*AcceptResourceResponse)(nil),     // 65: concord.v1.AcceptResourceResponse
-	(*ResourcesRequest)(nil),           // 66: concord.v1.ResourcesRequest
-	(*ResourcesResponse)(nil),          // 67: concord.v1.ResourcesResponse
-	(*CheckResourceRequest)(nil),       // 68: concord.v1.CheckResourceRequest
-	(*CheckResourceResponse)(nil),      // 69: concord.v1.CheckResourceResponse
-	(*ResourceReport)(nil),             // 70: concord.v1.ResourceReport
-	(*Finding)(nil),                    // 71: concord.v1.Finding
-	(*NotLeader)(nil),                  // 72: concord.v1.NotLeader
-	(*Branch)(nil),                     // 73: concord.v1.Branch
-	(*Party)(nil),                      // 74: concord.v1.Party
-	(*DeliverRequest)(nil),             // 75: concord.v1.DeliverRequest
-	(*DeliverResponse)(nil),            // 76: concord.v1.DeliverResponse
+	(*ListThroughRequest)(nil),         // 52: concord.v1.ListThroughRequest
+	(*ListThroughResponse)(nil),        // 53: concord.v1.ListThroughResponse
+	(*PreparedBranch)(nil),             // 54: concord.v1.PreparedBranch
+	(*FinishThroughRequest)(nil),       // 55: concord.v1.FinishThroughRequest
+	(*FinishThroughResponse)(nil),      // 56: concord.v1.FinishThroughResponse
+	(*RecoverAction)(nil),              // 57: concord.v1.RecoverAction
+	(*RetryRequest)(nil),               // 58: concord.v1.RetryRequest
+	(*RetryResponse)(nil),              // 59: concord.v1.RetryResponse
+	(*StatusRequest)(nil),              // 60: concord.v1.StatusRequest
+	(*WatchRequest)(nil),               // 61: concord.v1.WatchRequest
+	(*StatusResponse)(nil),             // 62: concord.v1.StatusResponse
+	(*Node)(nil),                       // 63: concord.v1.Node
+	(*ResourceStatus)(nil),             // 64: concord.v1.ResourceStatus
+	(*Quarantine)(nil),                 // 65: concord.v1.Quarantine
+	(*ReportResourceRequest)(nil),      // 66: concord.v1.ReportResourceRequest
+	(*ReportResourceResponse)(nil),     // 67: concord.v1.ReportResourceResponse
+	(*ToldBranch)(nil),                 // 68: concord.v1.ToldBranch
+	(*AcceptResourceRequest)(nil),      // 69: concord.v1.AcceptResourceRequest
+	(*AcceptResourceResponse)(nil),     // 70: concord.v1.AcceptResourceResponse
+	(*ResourcesRequest)(nil),           // 71: concord.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),          // 72: concord.v1.ResourcesResponse
+	(*CheckResourceRequest)(nil),       // 73: concord.v1.CheckResourceRequest
+	(*CheckResourceResponse)(nil),      // 74: concord.v1.CheckResourceResponse
+	(*ResourceReport)(nil),             // 75: concord.v1.ResourceReport
+	(*Finding)(nil),                    // 76: concord.v1.Finding
+	(*NotLeader)(nil),                  // 77: concord.v1.NotLeader
+	(*Branch)(nil),                     // 78: concord.v1.Branch
+	(*Party)(nil),                      // 79: concord.v1.Party
+	(*DeliverRequest)(nil),             // 80: concord.v1.DeliverRequest
+	(*DeliverResponse)(nil),            // 81: concord.v1.DeliverResponse
 }
 var file_concord_v1_concord_proto_depIdxs = []int32{
-	73, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
+	78, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
 	1,  // 1: concord.v1.CommitRequest.agents:type_name -> concord.v1.AgentBranches
-	74, // 2: concord.v1.AgentBranches.agent:type_name -> concord.v1.Party
+	79, // 2: concord.v1.AgentBranches.agent:type_name -> concord.v1.Party
 	2,  // 3: concord.v1.AgentBranches.branches:type_name -> concord.v1.ClaimedBranch
 	5,  // 4: concord.v1.DecideRequest.commits:type_name -> concord.v1.NumberedCommit
 	0,  // 5: concord.v1.NumberedCommit.request:type_name -> concord.v1.CommitRequest
 	7,  // 6: concord.v1.DecideResponse.answers:type_name -> concord.v1.NumberedAnswer
 	3,  // 7: concord.v1.NumberedAnswer.response:type_name -> concord.v1.CommitResponse
 	8,  // 8: concord.v1.NumberedAnswer.error:type_name -> concord.v1.CommitError
-	72, // 9: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
+	77, // 9: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
 	11, // 10: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
 	10, // 11: concord.v1.FinishedRequest.decided:type_name -> concord.v1.LastDecision
-	73, // 12: concord.v1.LastDecision.branches:type_name -> concord.v1.Branch
+	78, // 12: concord.v1.LastDecision.branches:type_name -> concord.v1.Branch
 	16, // 13: concord.v1.WaitingRequest.transactions:type_name -> concord.v1.WaitingTransaction
 	17, // 14: concord.v1.WaitingTransaction.branches:type_name -> concord.v1.WaitingBranch
 	19, // 15: concord.v1.WaitingResponse.deadlocks:type_name -> concord.v1.Deadlock
-	73, // 16: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
+	78, // 16: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
 	31, // 17: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
 	27, // 18: concord.v1.Transaction.forgets:type_name -> concord.v1.Forget
 	28, // 19: concord.v1.Transaction.acts:type_name -> concord.v1.Act
 	28, // 20: concord.v1.AuditResponse.acts:type_name -> concord.v1.Act
 	26, // 21: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
 	26, // 22: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
-	52, // 23: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
-	58, // 24: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
-	59, // 25: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
-	60, // 26: concord.v1.ResourceStatus.quarantine:type_name -> concord.v1.Quarantine
-	60, // 27: concord.v1.ReportResourceResponse.quarantine:type_name -> concord.v1.Quarantine
-	63, // 28: concord.v1.ReportResourceResponse.branches:type_name -> concord.v1.ToldBranch
-	59, // 29: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
-	70, // 30: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
-	71, // 31: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
-	0,  // 32: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
-	4,  // 33: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
-	75, // 34: concord.v1.CoordinatorService.Deliver:input_type -> concord.v1.DeliverRequest
-	9,  // 35: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
-	13, // 36: concord.v1.CoordinatorService.Lease:input_type -> concord.v1.LeaseRequest
-	15, // 37: concord.v1.CoordinatorService.Waiting:input_type -> concord.v1.WaitingRequest
-	20, // 38: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
-	22, // 39: concord.v1.CoordinatorService.KeyUse:input_type -> concord.v1.KeyUseRequest
-	24, // 40: concord.v1.CoordinatorService.Follow:input_type -> concord.v1.FollowRequest
-	32, // 41: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
-	34, // 42: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
-	36, // 43: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
-	38, // 44: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
-	40, // 45: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
-	42, // 46: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
-	44, // 47: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
-	46, // 48: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
-	48, // 49: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
-	53, // 50: concord.v1.CoordinatorService.Retry:input_type -> concord.v1.RetryRequest
-	50, // 51: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
-	55, // 52: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
-	56, // 53: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
-	66, // 54: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
-	68, // 55: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
-	61, // 56: concord.v1.CoordinatorService.ReportResource:input_type -> concord.v1.ReportResourceRequest
-	64, // 57: concord.v1.CoordinatorService.AcceptResource:input_type -> concord.v1.AcceptResourceRequest
-	29, // 58: concord.v1.CoordinatorService.Audit:input_type -> concord.v1.AuditRequest
-	3,  // 59: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
-	6,  // 60: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
-	76, // 61: concord.v1.CoordinatorService.Deliver:output_type -> concord.v1.DeliverResponse
-	12, // 62: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
-	14, // 63: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
-	18, // 64: concord.v1.CoordinatorService.Waiting:output_type -> concord.v1.WaitingResponse
-	21, // 65: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
-	23, // 66: concord.v1.CoordinatorService.KeyUse:output_type -> concord.v1.KeyUseResponse
-	25, // 67: concord.v1.CoordinatorService.Follow:output_type -> concord.v1.FollowResponse
-	33, // 68: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
-	35, // 69: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
-	37, // 70: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
-	39, // 71: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
-	41, // 72: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
-	43, // 73: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
-	45, // 74: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
-	47, // 75: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
-	49, // 76: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
-	54, // 77: concord.v1.CoordinatorService.Retry:output_type -> concord.v1.RetryResponse
-	51, // 78: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
-	57, // 79: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
-	57, // 80: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
-	67, // 81: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
-	69, // 82: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
-	62, // 83: concord.v1.CoordinatorService.ReportResource:output_type -> concord.v1.ReportResourceResponse
-	65, // 84: concord.v1.CoordinatorService.AcceptResource:output_type -> concord.v1.AcceptResourceResponse
-	30, // 85: concord.v1.CoordinatorService.Audit:output_type -> concord.v1.AuditResponse
-	59, // [59:86] is the sub-list for method output_type
-	32, // [32:59] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	57, // 23: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
+	54, // 24: concord.v1.ListThroughResponse.branches:type_name -> concord.v1.PreparedBranch
+	63, // 25: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
+	64, // 26: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
+	65, // 27: concord.v1.ResourceStatus.quarantine:type_name -> concord.v1.Quarantine
+	65, // 28: concord.v1.ReportResourceResponse.quarantine:type_name -> concord.v1.Quarantine
+	68, // 29: concord.v1.ReportResourceResponse.branches:type_name -> concord.v1.ToldBranch
+	64, // 30: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
+	75, // 31: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
+	76, // 32: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
+	0,  // 33: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
+	4,  // 34: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
+	80, // 35: concord.v1.CoordinatorService.Deliver:input_type -> concord.v1.DeliverRequest
+	52, // 36: concord.v1.CoordinatorService.ListThrough:input_type -> concord.v1.ListThroughRequest
+	55, // 37: concord.v1.CoordinatorService.FinishThrough:input_type -> concord.v1.FinishThroughRequest
+	9,  // 38: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
+	13, // 39: concord.v1.CoordinatorService.Lease:input_type -> concord.v1.LeaseRequest
+	15, // 40: concord.v1.CoordinatorService.Waiting:input_type -> concord.v1.WaitingRequest
+	20, // 41: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
+	22, // 42: concord.v1.CoordinatorService.KeyUse:input_type -> concord.v1.KeyUseRequest
+	24, // 43: concord.v1.CoordinatorService.Follow:input_type -> concord.v1.FollowRequest
+	32, // 44: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
+	34, // 45: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
+	36, // 46: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
+	38, // 47: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
+	40, // 48: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
+	42, // 49: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
+	44, // 50: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
+	46, // 51: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
+	48, // 52: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
+	58, // 53: concord.v1.CoordinatorService.Retry:input_type -> concord.v1.RetryRequest
+	50, // 54: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
+	60, // 55: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
+	61, // 56: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
+	71, // 57: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
+	73, // 58: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
+	66, // 59: concord.v1.CoordinatorService.ReportResource:input_type -> concord.v1.ReportResourceRequest
+	69, // 60: concord.v1.CoordinatorService.AcceptResource:input_type -> concord.v1.AcceptResourceRequest
+	29, // 61: concord.v1.CoordinatorService.Audit:input_type -> concord.v1.AuditRequest
+	3,  // 62: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
+	6,  // 63: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
+	81, // 64: concord.v1.CoordinatorService.Deliver:output_type -> concord.v1.DeliverResponse
+	53, // 65: concord.v1.CoordinatorService.ListThrough:output_type -> concord.v1.ListThroughResponse
+	56, // 66: concord.v1.CoordinatorService.FinishThrough:output_type -> concord.v1.FinishThroughResponse
+	12, // 67: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
+	14, // 68: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
+	18, // 69: concord.v1.CoordinatorService.Waiting:output_type -> concord.v1.WaitingResponse
+	21, // 70: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
+	23, // 71: concord.v1.CoordinatorService.KeyUse:output_type -> concord.v1.KeyUseResponse
+	25, // 72: concord.v1.CoordinatorService.Follow:output_type -> concord.v1.FollowResponse
+	33, // 73: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
+	35, // 74: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
+	37, // 75: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
+	39, // 76: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
+	41, // 77: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
+	43, // 78: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
+	45, // 79: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
+	47, // 80: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
+	49, // 81: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
+	59, // 82: concord.v1.CoordinatorService.Retry:output_type -> concord.v1.RetryResponse
+	51, // 83: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
+	62, // 84: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
+	62, // 85: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
+	72, // 86: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
+	74, // 87: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
+	67, // 88: concord.v1.CoordinatorService.ReportResource:output_type -> concord.v1.ReportResourceResponse
+	70, // 89: concord.v1.CoordinatorService.AcceptResource:output_type -> concord.v1.AcceptResourceResponse
+	30, // 90: concord.v1.CoordinatorService.Audit:output_type -> concord.v1.AuditResponse
+	62, // [62:91] is the sub-list for method output_type
+	33, // [33:62] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_concord_v1_concord_proto_init() }
@@ -5999,14 +6349,14 @@ func file_concord_v1_concord_proto_init() {
 	file_concord_v1_branch_proto_init()
 	file_concord_v1_member_proto_init()
 	file_concord_v1_concord_proto_msgTypes[28].OneofWrappers = []any{}
-	file_concord_v1_concord_proto_msgTypes[53].OneofWrappers = []any{}
+	file_concord_v1_concord_proto_msgTypes[58].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_concord_proto_rawDesc), len(file_concord_v1_concord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   73,
+			NumMessages:   78,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

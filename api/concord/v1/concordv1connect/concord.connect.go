@@ -59,6 +59,12 @@ const (
 	// CoordinatorServiceDeliverProcedure is the fully-qualified name of the CoordinatorService's
 	// Deliver RPC.
 	CoordinatorServiceDeliverProcedure = "/concord.v1.CoordinatorService/Deliver"
+	// CoordinatorServiceListThroughProcedure is the fully-qualified name of the CoordinatorService's
+	// ListThrough RPC.
+	CoordinatorServiceListThroughProcedure = "/concord.v1.CoordinatorService/ListThrough"
+	// CoordinatorServiceFinishThroughProcedure is the fully-qualified name of the CoordinatorService's
+	// FinishThrough RPC.
+	CoordinatorServiceFinishThroughProcedure = "/concord.v1.CoordinatorService/FinishThrough"
 	// CoordinatorServiceFinishedProcedure is the fully-qualified name of the CoordinatorService's
 	// Finished RPC.
 	CoordinatorServiceFinishedProcedure = "/concord.v1.CoordinatorService/Finished"
@@ -141,6 +147,10 @@ type CoordinatorServiceClient interface {
 	// Deliver brings what members of three-phase transactions say to the cluster, which is one of
 	// them. What the cluster says goes to the members in calls of their own.
 	Deliver(context.Context, *v1.DeliverRequest) (*v1.DeliverResponse, error)
+	// ListThrough lists what a database holds prepared, for a leader that does not reach it. Nodes alone may call it.
+	ListThrough(context.Context, *v1.ListThroughRequest) (*v1.ListThroughResponse, error)
+	// FinishThrough ends a branch in such a database, as the log of the node that is called has it decided.
+	FinishThrough(context.Context, *v1.FinishThroughRequest) (*v1.FinishThroughResponse, error)
 	// Finished reports branches that their own sessions have finished.
 	Finished(context.Context, *v1.FinishedRequest) (*v1.FinishedResponse, error)
 	// Lease keeps the lease under which a client begins transactions: the branches of one that
@@ -230,6 +240,18 @@ func NewCoordinatorServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			httpClient,
 			baseURL+CoordinatorServiceDeliverProcedure,
 			connect.WithSchema(coordinatorServiceMethods.ByName("Deliver")),
+			connect.WithClientOptions(opts...),
+		),
+		listThrough: connect.NewClient[v1.ListThroughRequest, v1.ListThroughResponse](
+			httpClient,
+			baseURL+CoordinatorServiceListThroughProcedure,
+			connect.WithSchema(coordinatorServiceMethods.ByName("ListThrough")),
+			connect.WithClientOptions(opts...),
+		),
+		finishThrough: connect.NewClient[v1.FinishThroughRequest, v1.FinishThroughResponse](
+			httpClient,
+			baseURL+CoordinatorServiceFinishThroughProcedure,
+			connect.WithSchema(coordinatorServiceMethods.ByName("FinishThrough")),
 			connect.WithClientOptions(opts...),
 		),
 		finished: connect.NewClient[v1.FinishedRequest, v1.FinishedResponse](
@@ -384,6 +406,8 @@ type coordinatorServiceClient struct {
 	commit             *connect.Client[v1.CommitRequest, v1.CommitResponse]
 	decide             *connect.Client[v1.DecideRequest, v1.DecideResponse]
 	deliver            *connect.Client[v1.DeliverRequest, v1.DeliverResponse]
+	listThrough        *connect.Client[v1.ListThroughRequest, v1.ListThroughResponse]
+	finishThrough      *connect.Client[v1.FinishThroughRequest, v1.FinishThroughResponse]
 	finished           *connect.Client[v1.FinishedRequest, v1.FinishedResponse]
 	lease              *connect.Client[v1.LeaseRequest, v1.LeaseResponse]
 	waiting            *connect.Client[v1.WaitingRequest, v1.WaitingResponse]
@@ -427,6 +451,24 @@ func (c *coordinatorServiceClient) Decide(ctx context.Context) (*connect.BidiStr
 // Deliver calls concord.v1.CoordinatorService.Deliver.
 func (c *coordinatorServiceClient) Deliver(ctx context.Context, req *v1.DeliverRequest) (*v1.DeliverResponse, error) {
 	response, err := c.deliver.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListThrough calls concord.v1.CoordinatorService.ListThrough.
+func (c *coordinatorServiceClient) ListThrough(ctx context.Context, req *v1.ListThroughRequest) (*v1.ListThroughResponse, error) {
+	response, err := c.listThrough.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// FinishThrough calls concord.v1.CoordinatorService.FinishThrough.
+func (c *coordinatorServiceClient) FinishThrough(ctx context.Context, req *v1.FinishThroughRequest) (*v1.FinishThroughResponse, error) {
+	response, err := c.finishThrough.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -651,6 +693,10 @@ type CoordinatorServiceHandler interface {
 	// Deliver brings what members of three-phase transactions say to the cluster, which is one of
 	// them. What the cluster says goes to the members in calls of their own.
 	Deliver(context.Context, *v1.DeliverRequest) (*v1.DeliverResponse, error)
+	// ListThrough lists what a database holds prepared, for a leader that does not reach it. Nodes alone may call it.
+	ListThrough(context.Context, *v1.ListThroughRequest) (*v1.ListThroughResponse, error)
+	// FinishThrough ends a branch in such a database, as the log of the node that is called has it decided.
+	FinishThrough(context.Context, *v1.FinishThroughRequest) (*v1.FinishThroughResponse, error)
 	// Finished reports branches that their own sessions have finished.
 	Finished(context.Context, *v1.FinishedRequest) (*v1.FinishedResponse, error)
 	// Lease keeps the lease under which a client begins transactions: the branches of one that
@@ -736,6 +782,18 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 		CoordinatorServiceDeliverProcedure,
 		svc.Deliver,
 		connect.WithSchema(coordinatorServiceMethods.ByName("Deliver")),
+		connect.WithHandlerOptions(opts...),
+	)
+	coordinatorServiceListThroughHandler := connect.NewUnaryHandlerSimple(
+		CoordinatorServiceListThroughProcedure,
+		svc.ListThrough,
+		connect.WithSchema(coordinatorServiceMethods.ByName("ListThrough")),
+		connect.WithHandlerOptions(opts...),
+	)
+	coordinatorServiceFinishThroughHandler := connect.NewUnaryHandlerSimple(
+		CoordinatorServiceFinishThroughProcedure,
+		svc.FinishThrough,
+		connect.WithSchema(coordinatorServiceMethods.ByName("FinishThrough")),
 		connect.WithHandlerOptions(opts...),
 	)
 	coordinatorServiceFinishedHandler := connect.NewUnaryHandlerSimple(
@@ -890,6 +948,10 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 			coordinatorServiceDecideHandler.ServeHTTP(w, r)
 		case CoordinatorServiceDeliverProcedure:
 			coordinatorServiceDeliverHandler.ServeHTTP(w, r)
+		case CoordinatorServiceListThroughProcedure:
+			coordinatorServiceListThroughHandler.ServeHTTP(w, r)
+		case CoordinatorServiceFinishThroughProcedure:
+			coordinatorServiceFinishThroughHandler.ServeHTTP(w, r)
 		case CoordinatorServiceFinishedProcedure:
 			coordinatorServiceFinishedHandler.ServeHTTP(w, r)
 		case CoordinatorServiceLeaseProcedure:
@@ -957,6 +1019,14 @@ func (UnimplementedCoordinatorServiceHandler) Decide(context.Context, *connect.B
 
 func (UnimplementedCoordinatorServiceHandler) Deliver(context.Context, *v1.DeliverRequest) (*v1.DeliverResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Deliver is not implemented"))
+}
+
+func (UnimplementedCoordinatorServiceHandler) ListThrough(context.Context, *v1.ListThroughRequest) (*v1.ListThroughResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.ListThrough is not implemented"))
+}
+
+func (UnimplementedCoordinatorServiceHandler) FinishThrough(context.Context, *v1.FinishThroughRequest) (*v1.FinishThroughResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.FinishThrough is not implemented"))
 }
 
 func (UnimplementedCoordinatorServiceHandler) Finished(context.Context, *v1.FinishedRequest) (*v1.FinishedResponse, error) {
