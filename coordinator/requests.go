@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -43,19 +42,6 @@ func (n *Node) Commit(ctx context.Context, r txn.CommitRequest) (commit.Reply, e
 	})
 	n.decided(span, r.ID, reply, err)
 	return reply, err
-}
-
-// decided ends the span of a request to commit, unless another node has to answer that.
-func (n *Node) decided(span *spans.Span, id txn.ID, r commit.Reply, err error) {
-	if other := (*txn.NotLeaderError)(nil); span == nil || errors.As(err, &other) {
-		return
-	}
-	span.Say("concord.gid", id.String())
-	span.Say("concord.node", strconv.FormatUint(uint64(n.config.Node), 10))
-	if err == nil {
-		span.Say("concord.decision", r.Txn.Decision.String())
-	}
-	span.End(failure(err))
 }
 
 // CommitLater is Commit for many requests at a time: done takes the answer, on a

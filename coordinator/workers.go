@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -260,48 +259,6 @@ func (w *worker) finished(ctx context.Context, t commit.Task, span *spans.Span, 
 		Why: finishReason(f, t.Decision)}
 }
 
-// beginFinish begins the span of an attempt to finish a branch.
-func (w *worker) beginFinish(t commit.Task) *spans.Span {
-	name := "concord.commit"
-	if t.Decision == txn.Abort {
-		name = "concord.rollback"
-	}
-	span := w.begin(t.Trace, name, t.XID.ID)
-	span.Say("concord.branch", strconv.Itoa(int(t.XID.Branch)))
-	return span
-}
-
-// begin begins the span of a call to the resource, in a trace of its own: the transaction has had its answer long ago.
-func (w *worker) begin(traceparent, name string, id txn.ID) *spans.Span {
-	s := w.spans.After(traceparent, name, spans.Client)
-	if s == nil {
-		return nil
-	}
-	s.Say("concord.gid", id.String())
-	s.Say("concord.resource", w.resource.Name())
-	s.Say("db.system.name", systems[w.resource.Driver()])
-	return s
-}
-
-// systems are the names of databases in the semantic conventions of OpenTelemetry.
-var systems = map[string]string{"postgres": "postgresql", "mysql": "mysql"}
-
-// failure is one of few words for what went wrong. An error's own text may hold what a span must not.
-func failure(err error) string {
-	for _, kind := range []struct {
-		of   error
-		word string
-	}{{context.DeadlineExceeded, "timeout"}, {context.Canceled, "canceled"}, {txn.ErrRefused, "refused"},
-		{txn.ErrDecided, "decided"}, {txn.ErrNotFound, "not_found"}, {txn.ErrTooOld, "too_old"},
-		{txn.ErrInvalid, "invalid"}, {txn.ErrBusy, "busy"}, {txn.ErrUnavailable, "unavailable"},
-		{adapters.ErrBehind, "behind"}, {err, "_OTHER"}} {
-		if err != nil && errors.Is(err, kind.of) {
-			return kind.word
-		}
-	}
-	return ""
-}
-
 func (w *worker) settleTasks(ctx context.Context) {
 	for {
 		select {
@@ -344,17 +301,6 @@ func (w *worker) settle(ctx context.Context, id txn.ID) (m txn.LastMarker, err e
 	}
 	w.log.Info("transaction settled at its last resource", "gid", id.String(), "decision", m.Decision.String())
 	return m, nil
-}
-
-// finishReason says in words what a resource answered, for records that people read.
-func finishReason(f txn.Finish, d txn.Decision) string {
-	switch f {
-	case txn.Contradicted:
-		return fmt.Sprintf("decided %v, but the evidence in the database says the opposite", d)
-	case txn.Lost:
-		return fmt.Sprintf("decided %v, but the branch is not in the database and nothing proves what became of it", d)
-	}
-	return ""
 }
 
 func (w *worker) scan(ctx context.Context) {
