@@ -8,6 +8,8 @@ GOSEC       := github.com/securego/gosec/v2/cmd/gosec@v2.30.0
 VULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 RELEASE     := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w'
 PACKAGES    ?= ./...
+DIST        := dist
+SIGNING_KEY ?=
 # What one goroutine runs, so that the race detector has nothing to find there.
 PURE        := /(internal/(sim|explore|tidy|supply)|protocol|coordinator/(commit|deadlock|replica)|recovery|txn)(/|$$)
 # Tests start database servers and wait for processes, so packages run three at a time on any machine; and tests/e2e
@@ -22,7 +24,7 @@ PROVE_TIME  ?= 1h
 CHAOS_TIME  ?= 10m
 CHAOS_SEED  ?= 0
 
-.PHONY: help build dist test race examples simulate mutants containers compose-test chaos attack prove databases vet audit \
+.PHONY: help build dist sign test race examples simulate mutants containers compose-test chaos attack prove databases vet audit \
 	scorecard generate cover compose-up clean
 
 help: ## show the targets
@@ -42,6 +44,12 @@ dist: ## a release: the programs, built twice with equal hashes, their bills of 
 	@for program in concord concord-bench; do \
 		go run ./internal/supply dist/$$program > bin.cdx.json && mv bin.cdx.json dist/$$program.cdx.json; done
 	@cd dist && sha256sum -- * > SHA256SUMS && cat SHA256SUMS
+	@$(MAKE) -s sign
+
+sign: ## dist/SHA256SUMS.sig, by the key of ssh-keygen that SIGNING_KEY names (part of dist)
+	@if [ -n "$(SIGNING_KEY)" ]; then rm -f $(DIST)/SHA256SUMS.sig && \
+		ssh-keygen -q -Y sign -n concord-release -f "$(SIGNING_KEY)" $(DIST)/SHA256SUMS; \
+	else echo "not signed: name a key of ssh-keygen, or its public half if an agent has it, with SIGNING_KEY=FILE"; fi
 
 databases: ## find or install PostgreSQL, MariaDB, MySQL and promtool for the tests
 	@internal/testdb/install/install.sh

@@ -493,7 +493,7 @@ func (d *driver) ask(ctx context.Context, branches []txn.Branch) word {
 	}
 	sent := time.Now()
 	request := txn.CommitRequest{ID: d.tx.id, Cluster: d.tx.cluster, Protocol: d.tx.protocol, Branches: branches,
-		Label: d.tx.label, Key: d.tx.key, Result: d.tx.kept, Trace: traceOf(d.tx.life)}
+		Label: d.tx.label, Key: d.tx.key, Result: d.tx.kept, Trace: api.Traceparent(d.tx.life)}
 	if d.tx.protocol == txn.ThreePhaseCommit {
 		request.Branches, request.Agents = nil, d.tx.agents()
 	}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/concordtx/concord/api"
 )
 
 // Step is a part of a transaction that takes time, as a Hook sees it.
@@ -63,19 +65,12 @@ type Hook func(ctx context.Context, s Step) (inside context.Context, end func(er
 // WithHook lets a Hook see the steps of all transactions. The first one is the outermost.
 func WithHook(h Hook) Option { return func(o *config) { o.hooks = append(o.hooks, h) } }
 
-// traceKey is of WithTraceparent.
-type traceKey struct{}
-
 // WithTraceparent is for a Hook that traces: the context that it returns for a transaction carries the span, as a W3C
-// traceparent, to the node that decides. The log of that node names trace and span (trace_id, span_id) when it ends a
-// branch in the place of the client. What is no traceparent of version 00 is ignored there.
+// traceparent, to the node that decides, and to agents. Nodes and agents that export spans have theirs within it, and
+// the log of that node names trace and span (trace_id, span_id) when it ends a branch in the place of the client. What
+// is no traceparent of version 00 is ignored there.
 func WithTraceparent(ctx context.Context, traceparent string) context.Context {
-	return context.WithValue(ctx, traceKey{}, traceparent)
-}
-
-func traceOf(ctx context.Context) string {
-	s, _ := ctx.Value(traceKey{}).(string)
-	return s
+	return api.WithTraceparent(ctx, traceparent)
 }
 
 // start begins a step. Its end may be called more than once, and means something the first time.
@@ -120,7 +115,7 @@ func (v valued) Value(key any) any {
 
 // within returns ctx with what hooks have put into the context of the step around it.
 func (c *Client) within(ctx, step context.Context) context.Context {
-	if len(c.hooks) == 0 {
+	if len(c.hooks) == 0 && api.Traceparent(step) == "" {
 		return ctx
 	}
 	return valued{Context: ctx, values: context.WithoutCancel(step)}

@@ -66,21 +66,6 @@ func ParseCommit(r *concordv1.CommitRequest) (txn.CommitRequest, error) {
 	return c, cmp.Or(fitsProtocol(c), fitsKey(c))
 }
 
-// traceparent returns what is one, as version 00 of W3C Trace Context says, and else nothing: a transaction does not
-// fail for what is only to be looked at.
-func traceparent(s string) string {
-	const form = "00-00000000000000000000000000000000-0000000000000000-00"
-	if len(s) != len(form) || s[:3] != form[:3] {
-		return ""
-	}
-	for i := range len(s) {
-		if form[i] == '-' && s[i] != '-' || form[i] == '0' && !strings.ContainsRune("0123456789abcdef", rune(s[i])) {
-			return ""
-		}
-	}
-	return s
-}
-
 // fitsProtocol refuses a commit request whose gid says that it is decided in another way, or that
 // has what its protocol has no use for.
 func fitsProtocol(c txn.CommitRequest) error {

@@ -20,8 +20,9 @@
 // The context that Run gives to its function is that of the transaction's span, so what a tracing driver such as
 // otelpgx adds is below it. When a branch could not be ended at the first attempt, each further one is a trace of its
 // own with a link to the branch: its transaction has had its answer long ago. What the client does not end, because
-// it died, the cluster ends. Nodes export no spans: their log has trace_id and span_id of the transaction's span beside
-// the gid ("branch finished by the cluster"), unless another node leads meanwhile, which knows the gid only.
+// it died, the cluster ends. A node that was told of a collector (docs/operations.md, "Traces") has a span for the
+// decision within that of the transaction, and for what it ends itself one that links to it; its log has trace_id and
+// span_id beside the gid ("branch finished by the cluster"). Another node that leads meanwhile knows the gid only.
 //
 // Attributes: concord.gid, concord.label (of a transaction that has one), concord.attempt (from the second on),
 // concord.resource and db.system.name (of branches), concord.outcome (of a transaction: committed, aborted,

@@ -263,7 +263,8 @@ func TestResourceThatIsBusyIsNotDown(t *testing.T) {
 }
 
 func runProbe(t *testing.T, r adapters.Resource) (w *worker, stop func()) {
-	w = newWorker(r, slog.New(slog.DiscardHandler), func(context.Context, replica.Event) {}, func(context.Context) {})
+	w = newWorker(r, slog.New(slog.DiscardHandler), nil, func(context.Context, replica.Event) {},
+		func(context.Context) {})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { w.probe(ctx); close(done) }()

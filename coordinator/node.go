@@ -23,6 +23,7 @@ import (
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/peer"
 	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/internal/spans"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/txn"
@@ -70,6 +71,8 @@ type Config struct {
 	// Abandoned are resources that are not among Resources any more although they may have branches to finish: a
 	// node that leads gives these up. Those of other resources keep the node from starting.
 	Abandoned []string
+	// Spans takes what the node does about transactions; nil: it is not traced.
+	Spans *spans.Exporter
 	// Warnings says what else people should see in the status; nil: nothing. It must not wait.
 	Warnings func() []string
 }
@@ -182,7 +185,7 @@ func (n *Node) makeWorkers(resources []adapters.Resource) (names []string, err e
 		if n.workers[r.Name()] != nil {
 			return nil, fmt.Errorf("two resources have the name %q: give each its own", r.Name())
 		}
-		w := newWorker(r, n.log, n.post, n.compareIdentities)
+		w := newWorker(r, n.log, n.config.Spans, n.post, n.compareIdentities)
 		w.others = func() []other { return n.others(r.Name()) }
 		n.workers[r.Name()] = w
 		names = append(names, r.Name())

@@ -231,3 +231,14 @@ func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) 
 	}
 	return "", nil
 }
+
+// finishReason says in words what a resource answered, for records that people read.
+func finishReason(f txn.Finish, d txn.Decision) string {
+	switch f {
+	case txn.Contradicted:
+		return fmt.Sprintf("decided %v, but the evidence in the database says the opposite", d)
+	case txn.Lost:
+		return fmt.Sprintf("decided %v, but the branch is not in the database and nothing proves what became of it", d)
+	}
+	return ""
+}

@@ -18,6 +18,7 @@ import (
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/deadlock"
 	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/internal/spans"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -34,15 +35,25 @@ import (
 // is dated ahead of all clocks, and txn.ErrRefused if the transaction belongs to another cluster or its class
 // is not decided here.
 func (n *Node) Commit(ctx context.Context, r txn.CommitRequest) (commit.Reply, error) {
-	return n.ask(ctx, func(request uint64) replica.Event {
+	span := n.config.Spans.Under(r.Trace, "concord.decide", spans.Server)
+	reply, err := n.ask(ctx, func(request uint64) replica.Event {
 		return commit.CommitAsked{Request: request,
 			CommitRequest: r}
 	})
+	n.decided(span, r.ID, reply, err)
+	return reply, err
 }
 
 // CommitLater is Commit for many requests at a time: done takes the answer, on a
 // goroutine of the node, and must not wait. It is not called if the node closes first.
 func (n *Node) CommitLater(r txn.CommitRequest, done func(commit.Reply)) {
+	if span := n.config.Spans.Under(r.Trace, "concord.decide", spans.Server); span != nil {
+		answer := done
+		done = func(reply commit.Reply) {
+			n.decided(span, r.ID, reply, reply.Err)
+			answer(reply)
+		}
+	}
 	n.submit(func(request uint64) replica.Event { return commit.CommitAsked{Request: request, CommitRequest: r} }, done)
 }
 
@@ -81,10 +92,20 @@ const (
 // Act has what a person asks for in the log before do does it, and how it ended after that; says is what came of
 // it, for people. If this node does not lead any more then, the next leader has to say.
 // Errors are those of do and, of the log, those that all requests have; then do was not called.
-func (n *Node) Act(ctx context.Context, act txn.ActRecord, do func() (says string, err error)) error {
+func (n *Node) Act(ctx context.Context, act txn.ActRecord, do func() (says string, err error)) (err error) {
 	var key [8]byte
 	_, _ = rand.Read(key[:]) // it ends the process if it fails
 	act.Key = binary.BigEndian.Uint64(key[:])
+	span := n.config.Spans.After("", "concord.act", spans.Server)
+	span.Say("concord.act", act.Kind.String())
+	if !act.ID.IsZero() {
+		span.Say("concord.gid", act.ID.String())
+	}
+	defer func() {
+		if other := (*txn.NotLeaderError)(nil); !errors.As(err, &other) {
+			span.End(failure(err))
+		}
+	}()
 	if _, err := n.ask(ctx, func(request uint64) replica.Event {
 		return commit.ActAsked{Request: request, ActRecord: act}
 	}); err != nil {

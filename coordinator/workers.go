@@ -14,9 +14,11 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/deadlock"
 	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/internal/spans"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -57,6 +59,7 @@ const (
 type worker struct {
 	resource adapters.Resource
 	log      *slog.Logger
+	spans    *spans.Exporter
 	post     func(context.Context, replica.Event) // to the loop
 	probed   func(context.Context)                // called when health has changed
 
@@ -85,9 +88,9 @@ type worker struct {
 	up   context.CancelFunc
 }
 
-func newWorker(r adapters.Resource, log *slog.Logger, post func(context.Context, replica.Event),
-	probed func(context.Context)) *worker {
-	w := &worker{resource: r, log: log.With("resource", r.Name()), post: post, probed: probed,
+func newWorker(r adapters.Resource, log *slog.Logger, traces *spans.Exporter,
+	post func(context.Context, replica.Event), probed func(context.Context)) *worker {
+	w := &worker{resource: r, log: log.With("resource", r.Name()), spans: traces, post: post, probed: probed,
 		tasks: make(chan commit.Task, commit.MaxTasks), alone: make(chan commit.Task, commit.MaxTasks),
 		retries: make(chan commit.Task, commit.MaxRetries),
 		settles: make(chan commit.LastTask, commit.MaxSettles),
@@ -176,9 +179,10 @@ func (w *worker) finishWaiting(ctx context.Context, t commit.Task) {
 	}
 	call, cancel := w.bounded(ctx, finishTimeout)
 	defer cancel()
-	branches := make([]adapters.Decided, len(all))
+	branches, begun := make([]adapters.Decided, len(all)), make([]*spans.Span, len(all))
 	for i, t := range all {
 		branches[i] = adapters.Decided{XID: t.XID, Branch: t.Branch, Decision: t.Decision}
+		begun[i] = w.beginFinish(t)
 	}
 	found := make([]txn.Finish, len(all))
 	err := w.carryOut(call, func() (err error) {
@@ -198,7 +202,7 @@ func (w *worker) finishWaiting(ctx context.Context, t commit.Task) {
 		if found[i] == 0 {
 			failed = err
 		}
-		w.post(ctx, w.finished(call, t, found[i], failed))
+		w.post(ctx, w.finished(call, t, begun[i], found[i], failed))
 	}
 }
 
@@ -213,12 +217,13 @@ func (w *worker) finish(ctx context.Context, t commit.Task) replica.Event {
 	if o := w.byOther(); o != nil {
 		finish = o.finish
 	}
+	span := w.beginFinish(t)
 	var f txn.Finish
 	err := w.carryOut(ctx, func() (err error) {
-		f, err = finish(ctx, t.XID, t.Branch)
+		f, err = finish(api.WithTraceparent(ctx, span.Traceparent()), t.XID, t.Branch)
 		return err
 	})
-	return w.finished(ctx, t, f, err)
+	return w.finished(ctx, t, span, f, err)
 }
 
 // carryOut has the database do something, unless it is quarantined.
@@ -235,7 +240,12 @@ func (w *worker) carryOut(ctx context.Context, do func() error) error {
 }
 
 // finished is what the loop has to hear of an attempt.
-func (w *worker) finished(ctx context.Context, t commit.Task, f txn.Finish, err error) replica.Event {
+func (w *worker) finished(ctx context.Context, t commit.Task, span *spans.Span, f txn.Finish,
+	err error) replica.Event {
+	if err == nil {
+		span.Say("concord.found", f.String())
+	}
+	span.End(failure(err))
 	log := w.log.With("gid", t.XID.ID.String(), "branch", uint8(t.XID.Branch), "decision", t.Decision.String())
 	if t.Trace != "" { // 00-TRACE-SPAN-FLAGS
 		log = log.With("trace_id", t.Trace[3:35], "span_id", t.Trace[36:52])
@@ -273,10 +283,15 @@ func (w *worker) settle(ctx context.Context, id txn.ID) (m txn.LastMarker, err e
 	case known == nil || known.cluster == 0:
 		return m, errors.New("the cluster has not been formed yet: try again")
 	}
+	span := w.begin("", "concord.settle", id)
 	if err = w.quarantined(); err == nil {
 		m, err = settler.Settle(ctx, known.cluster, id)
 		w.heard(err)
 	}
+	if err == nil {
+		span.Say("concord.decision", m.Decision.String())
+	}
+	span.End(failure(err))
 	if errors.Is(err, adapters.ErrBehind) {
 		_ = w.compare(ctx) // says what the database has
 	}
@@ -286,17 +301,6 @@ func (w *worker) settle(ctx context.Context, id txn.ID) (m txn.LastMarker, err e
 	}
 	w.log.Info("transaction settled at its last resource", "gid", id.String(), "decision", m.Decision.String())
 	return m, nil
-}
-
-// finishReason says in words what a resource answered, for records that people read.
-func finishReason(f txn.Finish, d txn.Decision) string {
-	switch f {
-	case txn.Contradicted:
-		return fmt.Sprintf("decided %v, but the evidence in the database says the opposite", d)
-	case txn.Lost:
-		return fmt.Sprintf("decided %v, but the branch is not in the database and nothing proves what became of it", d)
-	}
-	return ""
 }
 
 func (w *worker) scan(ctx context.Context) {

@@ -276,6 +276,15 @@ func (g *Gateway) work(do func()) bool {
 	return !g.closing
 }
 
+// traced is the life of a transaction, within the span of whoever asks for it.
+func (g *Gateway) traced(ctx context.Context) context.Context {
+	info, ok := connect.CallInfoForHandlerContext(ctx)
+	if !ok {
+		return g.life
+	}
+	return concord.WithTraceparent(g.life, info.RequestHeader().Get(api.TraceHeader))
+}
+
 // begin starts a transaction and its session.
 func (g *Gateway) begin(ctx context.Context, silence time.Duration, opts ...concord.TxOption) (*session, error) {
 	client, err := g.cluster(ctx)
@@ -286,7 +295,7 @@ func (g *Gateway) begin(ctx context.Context, silence time.Duration, opts ...conc
 	if err := g.room(subject); err != nil {
 		return nil, err
 	}
-	tx, err := client.Begin(g.life, append(opts, concord.Recorded())...)
+	tx, err := client.Begin(g.traced(ctx), append(opts, concord.Recorded())...)
 	if err != nil {
 		g.leave(subject)
 		if g.life.Err() != nil {

@@ -47,9 +47,10 @@ func (h *handlers) Run(ctx context.Context, r *concordv1.TransactionServiceRunRe
 	if err != nil {
 		return nil, err
 	}
+	life := h.traced(ctx)
 	u, err := h.share(access.Of(ctx).Subject(), r.GetKey(), sha256.Sum256(b), func(u *run) {
 		u.answer,
-			u.err = h.once(client, r, u.asked, databases, opts)
+			u.err = h.once(life, client, r, u.asked, databases, opts)
 	})
 	if err != nil {
 		return nil, err
@@ -139,10 +140,10 @@ func (g *Gateway) share(subject, key string, asked sum, do func(*run)) (*run, er
 var errOtherRequest = txn.Refusedf("the key belongs to another request: send that word for word, or use another key")
 
 // once runs the statements, or finds what was committed under the key before.
-func (g *Gateway) once(client *concord.Client, r *concordv1.TransactionServiceRunRequest, asked sum,
-	databases []*agent.Resource, opts []concord.TxOption) (*concordv1.TransactionServiceRunResponse, error) {
+func (g *Gateway) once(life context.Context, client *concord.Client, r *concordv1.TransactionServiceRunRequest,
+	asked sum, databases []*agent.Resource, opts []concord.TxOption) (*concordv1.TransactionServiceRunResponse, error) {
 	m := &concordv1.TransactionServiceRunResponse{}
-	done, err := client.RunOnce(g.life, r.GetKey(), func(ctx context.Context, tx *concord.Tx) error {
+	done, err := client.RunOnce(life, r.GetKey(), func(ctx context.Context, tx *concord.Tx) error {
 		m.Results = nil
 		for i, s := range r.GetStatements() {
 			result, err := execute(ctx, tx, databases[i], s)

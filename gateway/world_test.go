@@ -267,7 +267,7 @@ func (h *host) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = a.Run(ctx) })
-	running.Go(func() { _ = service.Serve(ctx, a, access.Open(), l, log) })
+	running.Go(func() { _ = service.Serve(ctx, a, access.Open(), l, nil, log) })
 	h.end = func() {
 		cancel()
 		running.Wait()

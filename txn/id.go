@@ -9,13 +9,12 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"encoding"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
-
-	"github.com/oklog/ulid/v2"
 )
 
 // ID names a global transaction (the gid). It is a ULID: 48 bits of milliseconds, then bits
@@ -31,35 +30,73 @@ var ErrBadID = errors.New("not a transaction id: want 26 characters of Crockford
 
 // NewID mints a plain id that is born at t.
 func NewID(t time.Time) ID {
-	// ulid.New fails only for years beyond 10889 or when the random source fails,
-	// and crypto/rand ends the process itself in that case.
-	return ID(ulid.MustNew(ulid.Timestamp(t), rand.Reader)).WithLease(0).WithClass(Plain)
+	id := FirstID(t)
+	_, _ = rand.Read(id[timeBytes:]) // it ends the process itself if it fails
+	return id.WithLease(0).WithClass(Plain)
 }
 
 // ParseID parses the text form: what String prints, in upper or lower case, of a class that is known.
 func ParseID(s string) (ID, error) {
-	u, err := ulid.ParseStrict(s)
-	if err != nil || !ID(u).Class().Known() {
+	var hi, lo uint64
+	good := len(s) == textLen
+	for i := 0; good && i < textLen; i++ {
+		digit := digits[s[i]]
+		good = digit < noDigit && hi>>59 == 0 // else more than 128 bits
+		hi, lo = hi<<5|lo>>59, lo<<5|uint64(digit)
+	}
+	var id ID
+	binary.BigEndian.PutUint64(id[:8], hi)
+	binary.BigEndian.PutUint64(id[8:], lo)
+	if !good || !id.Class().Known() {
 		return ID{}, fmt.Errorf("%.40q: %w", s, ErrBadID)
 	}
-	return ID(u), nil
+	return id, nil
 }
+
+const (
+	// alphabet is Crockford's: 5 bits a character, so that 26 have two more than an ID, which are 0 and come first.
+	alphabet  = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+	textLen   = 26
+	timeBytes = 6
+	noDigit   = 32
+)
+
+// digits is the alphabet in reverse, with small letters.
+var digits = func() (d [256]byte) {
+	for c := range d {
+		d[c] = noDigit
+	}
+	for i, c := range []byte(alphabet) {
+		d[c], d[c|0x20] = byte(i), byte(i) // of a figure the second is itself
+	}
+	return d
+}()
 
 // FirstID returns the smallest id born at t or later.
 func FirstID(t time.Time) ID {
-	var u ulid.ULID
-	_ = u.SetTime(ulid.Timestamp(t)) // fails only for years beyond 10889
-	return ID(u)
+	var id ID
+	binary.BigEndian.PutUint64(id[:], uint64(t.UnixMilli())<<16) // #nosec G115 -- it is after 1970
+	return id
 }
 
 // String returns the 26 characters.
-func (id ID) String() string { return ulid.ULID(id).String() }
+func (id ID) String() string {
+	hi, lo := binary.BigEndian.Uint64(id[:8]), binary.BigEndian.Uint64(id[8:])
+	var text [textLen]byte
+	for i := textLen - 1; i >= 0; i-- {
+		text[i] = alphabet[lo&31]
+		hi, lo = hi>>5, lo>>5|hi<<59
+	}
+	return string(text[:])
+}
 
 // IsZero reports whether id is the zero value, which names no transaction.
 func (id ID) IsZero() bool { return id == ID{} }
 
 // Time returns when the id was minted, by the clock of whoever minted it.
-func (id ID) Time() time.Time { return ulid.Time(ulid.ULID(id).Time()) }
+func (id ID) Time() time.Time {
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(id[:8]) >> 16)) // #nosec G115 -- 48 bits
+}
 
 // ClusterID names a coordinator cluster. It is drawn once when the cluster is
 // first formed. Zero means "not formed yet".

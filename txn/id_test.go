@@ -78,6 +78,13 @@ func TestIDsSortByBirth(t *testing.T) {
 	require.Greater(t, FirstID(at.Add(time.Millisecond)).String(), early.String())
 }
 
+// The text form is that of the specification of ULIDs, whose example this is.
+func TestTheTextOfAnID(t *testing.T) {
+	id := ID{0x01, 0x56, 0x3e, 0x3a, 0xb5, 0xd3, 0xd6, 0x76, 0x4c, 0x61, 0xef, 0xb9, 0x93, 0x02, 0xbd, 0x5b}
+	require.Equal(t, "01ARZ3NDEKTSV4RRFFQ69G5FAV", id.String())
+	require.Equal(t, time.UnixMilli(1469922850259), id.Time())
+}
+
 func TestIDsAreReadInEitherCase(t *testing.T) {
 	for _, class := range []Class{Plain, Recorded, ThreePhase, LastResource} {
 		id := NewID(time.Now()).WithClass(class)

@@ -7,12 +7,12 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"golang.org/x/time/rate"
 
 	"github.com/concordtx/concord/internal/mutant"
 )
@@ -228,21 +228,37 @@ func tableOf(start []byte) (policy pebble.SpanPolicy, end []byte, err error) {
 type engineLog struct {
 	log    *slog.Logger
 	exit   func(code int)
-	errors rate.Sometimes
-	warns  rate.Sometimes
+	errors sometimes
+	warns  sometimes
 }
 
 func newEngineLog(log *slog.Logger, exit func(int)) *engineLog {
-	return &engineLog{
-		log:    log,
-		exit:   exit,
-		errors: rate.Sometimes{First: 3, Interval: 10 * time.Second},
-		warns:  rate.Sometimes{First: 3, Interval: 10 * time.Second},
+	return &engineLog{log: log, exit: exit}
+}
+
+// sometimes does a thing the first times, and then once in an interval.
+type sometimes struct {
+	mu   sync.Mutex
+	done int
+	last time.Time
+}
+
+const (
+	firstTimes   = 3
+	sometimesGap = 10 * time.Second
+)
+
+func (s *sometimes) do(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done < firstTimes || time.Since(s.last) >= sometimesGap {
+		s.done, s.last = s.done+1, time.Now()
+		f()
 	}
 }
 
 func (l *engineLog) warn(text string, args ...any) {
-	l.warns.Do(func() { l.log.Warn(text, args...) })
+	l.warns.do(func() { l.log.Warn(text, args...) })
 }
 
 // Infof drops Pebble's diary of flushes and compactions.
@@ -250,7 +266,7 @@ func (l *engineLog) Infof(string, ...any) {}
 
 // Errorf logs some of the errors.
 func (l *engineLog) Errorf(format string, args ...any) {
-	l.errors.Do(func() { l.log.Error("store error", "err", fmt.Sprintf(format, args...)) })
+	l.errors.do(func() { l.log.Error("store error", "err", fmt.Sprintf(format, args...)) })
 }
 
 // Fatalf ends the process: Pebble calls it when a write or sync failed.

@@ -75,7 +75,8 @@ func Dial(addr string, opts ...Option) (*Client, error) {
 		scheme = "https://"
 	}
 	c := &Client{addr: addr, http: &http.Client{Transport: o.transport()}}
-	c.stub = concordv1connect.NewParticipantServiceClient(c.http, scheme+addr, connect.WithReadMaxBytes(maxAnswerBytes))
+	c.stub = concordv1connect.NewParticipantServiceClient(c.http, scheme+addr, connect.WithReadMaxBytes(maxAnswerBytes),
+		connect.WithInterceptors(api.Traced()))
 	c.line.Token, c.line.Call, c.line.Open = o.token, c.call, c.open
 	return c, nil
 }

@@ -29,6 +29,7 @@ func (c *Client) ask(ctx context.Context, w *concordv1.NumberedWork) (*concordv1
 	if by, ok := ctx.Deadline(); ok { // so that requests that nobody waits for leave room for others
 		w.TimeoutMs = max(1, time.Until(by).Milliseconds())
 	}
+	w.Traceparent = api.Traceparent(ctx)
 	return c.line.Ask(ctx, w)
 }
 
@@ -90,7 +91,7 @@ func (p pipe) Send(batch []api.Numbered[*concordv1.NumberedWork]) error {
 			w := batch[len(m.Work)]
 			size += proto.Size(w.Of)
 			m.Work = append(m.Work, &concordv1.NumberedWork{Number: w.Number, TimeoutMs: w.Of.TimeoutMs,
-				Call: w.Of.Call})
+				Traceparent: w.Of.Traceparent, Call: w.Of.Call})
 		}
 		if err := p.BidiStreamForClientSimple.Send(m); err != nil {
 			return err

@@ -43,6 +43,8 @@ type doorsResult struct {
 	P99              float64   `json:"p99_ms"`
 	PlainP50         float64   `json:"plain_p50_ms"`
 	PlainP99         float64   `json:"plain_p99_ms"`
+	CPU              float64   `json:"cpu_seconds_per_transfer"` // of the nodes and of this process
+	PlainCPU         float64   `json:"plain_cpu_seconds_per_transfer"`
 	Errors           int64     `json:"errors"`
 	Failure          string    `json:"failure,omitempty"` // one of the errors
 	IdleClients      int       `json:"idle_clients"`
@@ -62,7 +64,9 @@ func (c *cli) doorsCommand() *cobra.Command {
 		Use: "doors --config FILE", Short: "What certificates and idle clients cost", Args: terminal.NoArgs,
 		Long: "Moves money between the first two SQL databases under \"resources\" in FILE, as \"transfer\" does. " +
 			"Two\nclusters of three nodes are started for it, one in which all connections have TLS and the client\n" +
-			"has a certificate, and one without; rounds of both take turns.\n\n" +
+			"has a certificate, and one without; rounds of both take turns. CPU is what the\n" +
+			"nodes and this process use for a transfer, which says more than rates where others use the\n" +
+			"machine as well.\n\n" +
 			"Then --clients connections show a certificate to one node, make one call each, and stay. CPU and\n" +
 			"memory of that node are those of --idle without them and with them.",
 		Example: "  concord-bench doors --config node1.yaml --workers 16 --duration 10s --rounds 5",
@@ -120,6 +124,7 @@ type side struct {
 	*meter.Series
 	nodes  *nodes
 	client *concord.Client
+	cpu    time.Duration // of the nodes, in the rounds that count
 }
 
 // doorsBench is one measurement.
@@ -199,6 +204,10 @@ func (b *doorsBench) run(ctx context.Context, say func(string, ...any)) error {
 			slices.Reverse(sides)
 		}
 		for _, s := range sides {
+			before, err := treeCPU(s.nodes.pids()...)
+			if err != nil {
+				return err
+			}
 			l, err := meter.Drive(ctx, b.workers, d, func(ctx context.Context, _ int) error {
 				return move(ctx, s.client, &b.banks)
 			})
@@ -208,8 +217,13 @@ func (b *doorsBench) run(ctx context.Context, say func(string, ...any)) error {
 			if l.Done == 0 {
 				return fmt.Errorf("no transfer succeeded in a round of %v: %w", d, l.Failure)
 			}
+			after, err := treeCPU(s.nodes.pids()...)
+			if err != nil {
+				return err
+			}
 			if round > 0 {
 				s.Add(&l)
+				s.cpu += after - before
 			}
 		}
 		if round > 0 {
@@ -225,6 +239,7 @@ func (b *doorsBench) result() *doorsResult {
 	r := &doorsResult{Workers: b.workers, Rounds: b.rounds, RoundSeconds: b.duration.Seconds(),
 		PerSecond: s.Total.PerSecond(), PlainPerSecond: p.Total.PerSecond(), P50: s.Millis(50), P99: s.Millis(99),
 		PlainP50: p.Millis(50), PlainP99: p.Millis(99),
+		CPU: s.cpuPerTransfer(), PlainCPU: p.cpuPerTransfer(),
 		Errors: s.Total.Failed + s.Total.Unknown + p.Total.Failed + p.Total.Unknown}
 	if err := errors.Join(s.Total.Failure, p.Total.Failure); err != nil {
 		r.Failure = err.Error()
@@ -237,6 +252,11 @@ func (b *doorsBench) result() *doorsResult {
 		r.LoadOfTheMachine = strings.TrimSpace(string(text))
 	}
 	return r
+}
+
+// cpuPerTransfer says more than a rate where others use the machine as well.
+func (s *side) cpuPerTransfer() float64 {
+	return s.CPUPerOperation() + s.cpu.Seconds()/float64(max(1, s.Total.Done))
 }
 
 // idle measures the node with the lowest id, without and with clients that do nothing.
@@ -319,14 +339,17 @@ func (c *cli) printDoors(r *doorsResult) error {
 	if c.output == "json" {
 		return terminal.PrintJSON(c.out, r)
 	}
-	err := terminal.PrintTable(c.out, []string{"", "PER SECOND", "P50 MS", "P99 MS"}, [][]string{
-		{"with certificates", fmt.Sprintf("%.0f", r.PerSecond), millis(r.P50), millis(r.P99)},
-		{"without", fmt.Sprintf("%.0f", r.PlainPerSecond), millis(r.PlainP50), millis(r.PlainP99)},
+	err := terminal.PrintTable(c.out, []string{"", "PER SECOND", "P50 MS", "P99 MS", "CPU"}, [][]string{
+		{"with certificates", fmt.Sprintf("%.0f", r.PerSecond), millis(r.P50), millis(r.P99),
+			micros(r.CPU)},
+		{"without", fmt.Sprintf("%.0f", r.PlainPerSecond), millis(r.PlainP50), millis(r.PlainP99),
+			micros(r.PlainCPU)},
 	})
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(c.out, "\nratio %.3f, median of %.3f; %s\n", r.RatioMedian, r.Ratios,
+	fmt.Fprintf(c.out, "\nratio %.3f, median of %.3f; of CPU per transfer %.3f; %s\n", r.RatioMedian, r.Ratios,
+		r.PlainCPU/r.CPU,
 		terminal.Plural(int(r.Errors), "error", "errors"))
 	if r.Failure != "" {
 		fmt.Fprintf(c.out, "one of the errors: %s\n", r.Failure)

@@ -18,6 +18,7 @@ import (
 	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/cmd/internal/config"
 	"github.com/concordtx/concord/cmd/internal/terminal"
+	"github.com/concordtx/concord/internal/spans"
 	"github.com/concordtx/concord/participant"
 	"github.com/concordtx/concord/participant/service"
 	"github.com/concordtx/concord/security"
@@ -77,6 +78,11 @@ func runAgent(ctx context.Context, conf *config.Agent, log *slog.Logger) (err er
 	if err != nil {
 		return &terminal.ExitError{Code: terminal.ExitUsage, Text: err.Error()}
 	}
+	traces, err := spans.Open(spans.Config{Endpoint: conf.Tracing.Endpoint, Service: "concord-agent",
+		Instance: conf.Name, Log: log})
+	if err != nil {
+		return &terminal.ExitError{Code: terminal.ExitUsage, Text: err.Error()}
+	}
 	databases, err := config.OpenHosted(ctx, conf.Resources, conf.MaxOpen)
 	defer func() {
 		for _, d := range databases {
@@ -112,8 +118,8 @@ func runAgent(ctx context.Context, conf *config.Agent, log *slog.Logger) (err er
 		uint32(life.Epoch), "data_dir", conf.DataDir)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return agent.Run(ctx) })
-	g.Go(func() error { return service.Serve(ctx, agent, doors.Guard, l, log) })
-	err = g.Wait()
+	g.Go(func() error { return service.Serve(ctx, agent, doors.Guard, l, traces, log) })
+	err = traces.While(g.Wait)
 	log.Info("agent stopped", "name", conf.Name)
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,6 +22,7 @@ import (
 	"github.com/concordtx/concord/cmd/internal/terminal"
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/gateway"
+	"github.com/concordtx/concord/internal/spans"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/server"
@@ -90,6 +92,11 @@ func serve(ctx context.Context, conf *config.Node, abandoned []string, log *slog
 	if err != nil {
 		return &terminal.ExitError{Code: terminal.ExitUsage, Text: err.Error()}
 	}
+	traces, err := spans.Open(spans.Config{Endpoint: conf.Tracing.Endpoint, Service: "concord",
+		Instance: strconv.FormatUint(conf.Node, 10), Log: log})
+	if err != nil {
+		return &terminal.ExitError{Code: terminal.ExitUsage, Text: err.Error()}
+	}
 	resources, err := config.Open(ctx, conf.Resources, security.ByCertificate(doors.Keys))
 	if err != nil {
 		return err
@@ -118,6 +125,7 @@ func serve(ctx context.Context, conf *config.Node, abandoned []string, log *slog
 		DataDir: filepath.Join(conf.DataDir, "store"), Listener: peers, Keys: doors.Peers, Resources: resources,
 		Rules: conf.Rules(), Abandoned: abandoned,
 		Reserve: conf.Disk.ReserveMiB << 20, FeatureLevel: txn.FeatureLevel(conf.FeatureLevel), Logger: log,
+		Spans:    traces,
 		Warnings: func() []string { return doors.Warnings(conf.Node) }})
 	if err != nil {
 		return err
@@ -138,7 +146,7 @@ func serve(ctx context.Context, conf *config.Node, abandoned []string, log *slog
 			transactions.Service())
 	})
 	g.Go(func() error { reload(ctx, node, doors); return nil })
-	return g.Wait()
+	return traces.While(g.Wait)
 }
 
 func listen(key, addr string) (net.Listener, error) {

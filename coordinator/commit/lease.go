@@ -205,7 +205,7 @@ type heldKey struct {
 
 // claimKey takes a key for its caller, prolongs that, or gives it back. It reports whether somebody else has it.
 func (c *Machine) claimKey(key string, k KeyClaim) (taken bool) {
-	if h, ok := c.keys.held[key]; ok && h.by != k.By && c.holds(h) {
+	if h, ok := c.keys.held[key]; ok && h.by != k.By && c.holds(h) && !mutant.ClaimHoldsNobody {
 		return true
 	}
 	switch lease := k.By.Lease(); {
@@ -220,7 +220,7 @@ func (c *Machine) claimKey(key string, k KeyClaim) (taken bool) {
 
 // holds reports whether a claim is not over. That of a client that died is over with its lease.
 func (c *Machine) holds(h heldKey) bool {
-	return c.leases.now < h.until && c.table.Leases().Holds(h.by.Lease())
+	return c.leases.now < h.until && (mutant.ClaimOutlivesLease || c.table.Leases().Holds(h.by.Lease()))
 }
 
 // dropKeyClaims makes room of those that are over, of which nobody else is told.

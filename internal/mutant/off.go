@@ -74,4 +74,6 @@ const (
 	AbortMarkerForgotten      = false // X67
 	MarkerWithoutBranches     = false // X68
 	DuplicateIsCommit         = false // X69
+	ClaimHoldsNobody          = false // X70
+	ClaimOutlivesLease        = false // X71
 )

@@ -74,6 +74,8 @@ var (
 	AbortMarkerForgotten      bool // X67
 	MarkerWithoutBranches     bool // X68
 	DuplicateIsCommit         bool // X69
+	ClaimHoldsNobody          bool // X70
+	ClaimOutlivesLease        bool // X71
 )
 
 var switches = map[string]*bool{
@@ -145,6 +147,8 @@ var switches = map[string]*bool{
 	"X67": &AbortMarkerForgotten,
 	"X68": &MarkerWithoutBranches,
 	"X69": &DuplicateIsCommit,
+	"X70": &ClaimHoldsNobody,
+	"X71": &ClaimOutlivesLease,
 }
 
 // With runs f while the mutant with this ID is on. Tests that use it must not be parallel.

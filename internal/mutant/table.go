@@ -6,7 +6,7 @@ import "slices"
 
 // Mutant is one planted mistake.
 type Mutant struct {
-	ID   string // X01 to X68
+	ID   string // X01 to X71
 	Name string // of the switch
 	What string // is wrong
 	// In are the packages whose TestMutants must kill it.
@@ -165,4 +165,8 @@ var table = []Mutant{
 		In: []string{inLast, inTxnSim}},
 	{ID: "X69", Name: "DuplicateIsCommit", What: "a marker that is there already is taken for a commit, unread",
 		In: []string{inLast, inTxnSim}},
+	{ID: "X70", Name: "ClaimHoldsNobody", What: "an idempotency key that is in flight elsewhere is not waited for",
+		In: []string{inCommit}},
+	{ID: "X71", Name: "ClaimOutlivesLease", What: "the key of a client that died is kept from all others",
+		In: []string{inCommit}},
 }

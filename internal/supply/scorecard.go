@@ -42,7 +42,8 @@ func scorecard(root string) ([]check, error) {
 		t.yes("SAST", t.mentions("Makefile", "$(GOSEC)") && t.mentions("Makefile", "$(STATICCHECK)"),
 			"make vet and make audit run staticcheck and gosec", "the Makefile runs no analyser"),
 		t.yes("Security-Policy", t.has("SECURITY.md"), "SECURITY.md", "SECURITY.md is missing"),
-		t.yes("Signed-Releases", t.mentions("Makefile", "SHA256SUMS.sig"), "SHA256SUMS is signed",
+		t.yes("Signed-Releases", t.mentions("Makefile", "SHA256SUMS.sig"),
+			"make dist signs SHA256SUMS with the key that it is given",
 			"make dist writes SHA256SUMS, which nobody signs"),
 		t.workflows("Token-Permissions"),
 		{"Vulnerabilities", "n/a", "make audit asks govulncheck, and says NOT RUN where its database cannot be " +

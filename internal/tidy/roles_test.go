@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"go/ast"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -120,4 +121,74 @@ func wordsOf(e ast.Expr) (words []string) {
 		return true
 	})
 	return words
+}
+
+// Every id that docs/security.md owes an answer has a row, and every test that a row names is there. A test without a
+// package is in tests/attack.
+func TestEveryRequirementHasARowAndItsTestsExist(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(root, "docs", "security.md"))
+	require.NoError(t, err)
+	_, tables, found := strings.Cut(string(page), "\n## What is tried, and where\n")
+	require.True(t, found)
+	for _, ids := range []struct {
+		form        string
+		first, last int
+	}{{"A%02d", 1, 24}, {"R%d", 1, 16}, {"SEC%02d", 1, 6}, {"SEC%02d", 10, 15}, {"SEC%02d", 20, 30},
+		{"SEC%02d", 40, 48}, {"SEC%02d", 50, 51}, {"SEC%02d", 60, 66}} {
+		for n := ids.first; n <= ids.last; n++ {
+			id := fmt.Sprintf(ids.form, n)
+			if !regexp.MustCompile(`(?m)^\| (SEC\d+, )?` + id + `[ ,|]`).MatchString(tables) {
+				t.Errorf("docs/security.md has no row for %s", id)
+			}
+		}
+	}
+	tests := testsByFolder(t)
+	named := 0
+	for row := range strings.Lines(tables) {
+		if !strings.HasPrefix(row, "| ") {
+			continue
+		}
+		for _, part := range regexp.MustCompile(`[;|()]`).Split(row, -1) {
+			folders := []string{"tests/attack"}
+			if in, _, ok := strings.Cut(part, ": "); ok && inBackticks(in) != nil {
+				folders = inBackticks(in)
+			}
+			for _, name := range inBackticks(part) {
+				if !regexp.MustCompile(`^((Test|Fuzz)\w+|\w+_test\.go)$`).MatchString(name) {
+					continue
+				}
+				named++
+				for _, folder := range folders {
+					if !tests[folder][name] {
+						t.Errorf("docs/security.md: %s: %s has no %s", strings.Fields(row)[1], folder, name)
+					}
+				}
+			}
+		}
+	}
+	require.Greater(t, named, 100, "the names were not found")
+}
+
+func inBackticks(s string) (texts []string) {
+	for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(s, -1) {
+		texts = append(texts, m[1])
+	}
+	return texts
+}
+
+// testsByFolder returns the files with tests of each folder, and the tests in them.
+func testsByFolder(t *testing.T) map[string]map[string]bool {
+	tests := map[string]map[string]bool{}
+	test := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
+	eachFile(t, func(file string, content []byte) {
+		folder := path.Dir(file)
+		if tests[folder] == nil {
+			tests[folder] = map[string]bool{}
+		}
+		tests[folder][path.Base(file)] = true
+		for _, m := range test.FindAllSubmatch(content, -1) {
+			tests[folder][string(m[1])] = true
+		}
+	}, "_test.go")
+	return tests
 }

@@ -17,7 +17,9 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/internal/spans"
 	"github.com/concordtx/concord/participant"
 	"github.com/concordtx/concord/security/access"
 	"github.com/concordtx/concord/txn"
@@ -36,14 +38,15 @@ const (
 
 // Serve serves an agent on a listener until ctx ends, and closes the listener. Calls under way are
 // answered by the agent that ends. door says who may do what.
-func Serve(ctx context.Context, a *participant.Agent, door *access.Guard, l net.Listener, log *slog.Logger) error {
-	return door.Serve(ctx, l, rules, Handler(a, log), shutdownTimeout, log)
+func Serve(ctx context.Context, a *participant.Agent, door *access.Guard, l net.Listener, traces *spans.Exporter,
+	log *slog.Logger) error {
+	return door.Serve(ctx, l, rules, Handler(a, traces, log), shutdownTimeout, log)
 }
 
-// Handler returns everything that an agent serves.
-func Handler(a *participant.Agent, log *slog.Logger) http.Handler {
+// Handler returns everything that an agent serves. traces takes the spans of calls that are part of one; nil: nobody.
+func Handler(a *participant.Agent, traces *spans.Exporter, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
-	c := &calls{log: log}
+	c := &calls{log: log, traces: traces}
 	mux.Handle(concordv1connect.NewParticipantServiceHandler(&handlers{a, c},
 		connect.WithReadMaxBytes(maxRequestBytes), connect.WithCompression("gzip", nil, nil), api.StrictJSON(),
 		connect.WithInterceptors(c)))
@@ -62,23 +65,45 @@ func Handler(a *participant.Agent, log *slog.Logger) http.Handler {
 	return mux
 }
 
-// calls are those under way. It gives each a deadline, a place among a limited number and an end even if it
-// panics.
+// calls are those under way. It gives each a deadline, a place among a limited number, a span within its caller's and
+// an end even if it panics.
 type calls struct {
 	log            *slog.Logger
+	traces         *spans.Exporter
 	under, streams atomic.Int64
 }
 
-func (c *calls) do(ctx context.Context, method, remote string, next func(context.Context) error) error {
-	start := time.Now()
+// call is one of them, by itself or on a stream.
+type call struct {
+	procedure   string
+	remote      string // who makes it
+	traceparent string // the span that it is part of, if any
+	request     any
+}
+
+func (c *calls) do(ctx context.Context, k call, next func(context.Context) error) error {
+	start, method := time.Now(), path.Base(k.procedure)
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	defer c.under.Add(-1)
 	if c.under.Add(1) > maxCalls {
 		return txn.Busyf("%d calls are under way at this agent: ask again in a moment", maxCalls)
 	}
+	span := c.traces.Under(k.traceparent, k.procedure[1:], spans.Server)
+	if of, ok := k.request.(interface {
+		GetBranch() *concordv1.BranchAddress
+	}); ok && span != nil {
+		if id, err := txn.ParseID(of.GetBranch().GetGid()); err == nil {
+			span.Say("concord.gid", id.String())
+		}
+	}
 	err := c.guarded(method, func() error { return next(ctx) })
-	c.log.Debug("call", "method", method, "remote", remote, "took", time.Since(start), "err", err)
+	failed := ""
+	if err != nil {
+		failed = connect.CodeOf(api.ToStatus(err)).String()
+	}
+	span.End(failed)
+	c.log.Debug("call", "method", method, "remote", k.remote, "took", time.Since(start), "err", err)
 	return err
 }
 
@@ -99,7 +124,9 @@ func (c *calls) guarded(method string, do func() error) (err error) {
 // WrapUnary implements connect.Interceptor.
 func (c *calls) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (res connect.AnyResponse, err error) {
-		err = c.do(ctx, path.Base(req.Spec().Procedure), req.Peer().Addr, func(ctx context.Context) (err error) {
+		k := call{procedure: req.Spec().Procedure, remote: req.Peer().Addr,
+			traceparent: req.Header().Get(api.TraceHeader), request: req.Any()}
+		err = c.do(ctx, k, func(ctx context.Context) (err error) {
 			res, err = next(ctx, req)
 			return err
 		})

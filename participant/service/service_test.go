@@ -92,7 +92,7 @@ func serveWith(t *testing.T, rules participant.Rules, cluster txn.ClusterID, log
 		Scan: 20 * time.Millisecond, Logger: log})
 	require.NoError(t, err)
 	s.journal = s.agent.Life().Journal.String()
-	s.http = httptest.NewServer(service.Handler(s.agent, log))
+	s.http = httptest.NewServer(service.Handler(s.agent, nil, log))
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.agent.Run(ctx) }()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/security/access"
 	"github.com/concordtx/concord/txn"
 )
@@ -84,34 +85,37 @@ func (h *handlers) one(ctx context.Context, remote string, w *concordv1.Numbered
 		defer cancel()
 	}
 	m := &concordv1.NumberedResult{Number: w.GetNumber()}
+	do := func(procedure string, request any, next func(context.Context) error) error {
+		return h.calls.do(ctx, call{procedure, remote, w.GetTraceparent(), request}, next)
+	}
 	var err error
 	switch r := w.GetCall().(type) {
 	case *concordv1.NumberedWork_Execute:
-		err = h.calls.do(ctx, "Execute", remote, func(ctx context.Context) error {
+		err = do(concordv1connect.ParticipantServiceExecuteProcedure, r.Execute, func(ctx context.Context) error {
 			a, err := h.Execute(ctx, r.Execute)
 			m.Result = &concordv1.NumberedResult_Execute{Execute: a}
 			return err
 		})
 	case *concordv1.NumberedWork_Savepoint:
-		err = h.calls.do(ctx, "Savepoint", remote, func(ctx context.Context) error {
+		err = do(concordv1connect.ParticipantServiceSavepointProcedure, r.Savepoint, func(ctx context.Context) error {
 			a, err := h.Savepoint(ctx, r.Savepoint)
 			m.Result = &concordv1.NumberedResult_Execute{Execute: a}
 			return err
 		})
 	case *concordv1.NumberedWork_RollbackTo:
-		err = h.calls.do(ctx, "RollbackTo", remote, func(ctx context.Context) error {
+		err = do(concordv1connect.ParticipantServiceRollbackToProcedure, r.RollbackTo, func(ctx context.Context) error {
 			a, err := h.RollbackTo(ctx, r.RollbackTo)
 			m.Result = &concordv1.NumberedResult_Execute{Execute: a}
 			return err
 		})
 	case *concordv1.NumberedWork_Prepare:
-		err = h.calls.do(ctx, "Prepare", remote, func(ctx context.Context) error {
+		err = do(concordv1connect.ParticipantServicePrepareProcedure, r.Prepare, func(ctx context.Context) error {
 			a, err := h.Prepare(ctx, r.Prepare)
 			m.Result = &concordv1.NumberedResult_Prepare{Prepare: a}
 			return err
 		})
 	case *concordv1.NumberedWork_Finish:
-		err = h.calls.do(ctx, "Finish", remote, func(ctx context.Context) error {
+		err = do(concordv1connect.ParticipantServiceFinishProcedure, r.Finish, func(ctx context.Context) error {
 			a, err := h.Finish(ctx, r.Finish)
 			m.Result = &concordv1.NumberedResult_Finish{Finish: a}
 			return err

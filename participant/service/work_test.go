@@ -41,7 +41,7 @@ type door struct {
 func openDoor(t *testing.T, hidden string) *door {
 	t.Helper()
 	d := &door{served: serve(t, participant.Rules{}, 7), hidden: hidden, calls: map[string]int{}}
-	h := service.Handler(d.agent, slog.New(slog.DiscardHandler))
+	h := service.Handler(d.agent, nil, slog.New(slog.DiscardHandler))
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
 	d.server = &http.Server{Protocols: protocols, ConnState: d.state}

@@ -7,19 +7,29 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	otlpcollector "go.opentelemetry.io/proto/slim/otlp/collector/trace/v1"
+	otlp "go.opentelemetry.io/proto/slim/otlp/trace/v1"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/concordtx/concord"
 	remote "github.com/concordtx/concord/adapters/agent"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/concordotel"
 	"github.com/concordtx/concord/internal/testdb"
 	"github.com/concordtx/concord/txn"
 )
@@ -283,4 +293,118 @@ func TestADatabaseIsGivenToAnotherAgent(t *testing.T) {
 	h.transfer(t.Context())
 	require.Equal(t, before+1, h.sofar(), "%v", h.answers)
 	ended()
+}
+
+// collector takes spans as a collector of OpenTelemetry does, and keeps them with the service that sent them.
+func collector(t testing.TB) (url string, spans func() map[string][]*otlp.Span) {
+	var mu sync.Mutex
+	got := map[string][]*otlp.Span{}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		var m otlpcollector.ExportTraceServiceRequest
+		if err = errors.Join(err, proto.Unmarshal(body, &m)); err != nil || r.URL.Path != "/v1/traces" {
+			http.Error(w, fmt.Sprint(r.URL, err), http.StatusBadRequest)
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for _, of := range m.GetResourceSpans() {
+			service := ""
+			for _, a := range of.GetResource().GetAttributes() {
+				service += "/" + a.GetValue().GetStringValue()
+			}
+			got[service] = append(got[service], of.GetScopeSpans()[0].GetSpans()...)
+		}
+	}))
+	t.Cleanup(s.Close)
+	return s.URL, func() map[string][]*otlp.Span {
+		mu.Lock()
+		defer mu.Unlock()
+		all := map[string][]*otlp.Span{}
+		for service, list := range got {
+			all[service] = slices.Clone(list)
+		}
+		return all
+	}
+}
+
+// Whoever is told where the collector is sends it what a transaction meets: the decision within the span of the
+// transaction, what agents are asked within those of who asks, and what the cluster ends in the place of a client in a
+// trace of its own, with a link. What people wrote is in none of them.
+func TestNodesAndAgentsExportSpans(t *testing.T) {
+	url, spans := collector(t)
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+	m := newMixed(t, settings{nodes: 1, grace: 100 * time.Millisecond})
+	d := drive(t, m.cluster)
+	b := d.branch(m.agent, "ledger")
+	b.do(d, "add ? ?", text("A"), &concordv1.Value{Kind: &concordv1.Value_Int{Int: 9}})
+	d.vote()
+	const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	_, err := m.cluster.caller().Commit(m.agent.within(),
+		&concordv1.CommitRequest{Gid: d.id.String(), Cluster: m.cluster.id.String(), Traceparent: parent,
+			Branches: []*concordv1.Branch{b.yes}})
+	require.NoError(t, err)
+
+	traces := tracetest.NewInMemoryExporter()
+	c, err := concord.Dial(m.agent.within(), m.cluster.addrs(), concord.WithHook(concordotel.Hook(
+		concordotel.WithTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSyncer(traces))))))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, c.Close()) }()
+	require.NoError(t, c.Run(m.agent.within(), func(ctx context.Context, tx *concord.Tx) error {
+		return m.add(ctx, tx, 5)
+	}))
+	var transaction string
+	for _, s := range traces.GetSpans() {
+		if s.Name == "concord.transaction" {
+			transaction = s.SpanContext.TraceID().String()
+		}
+	}
+	// A program without an SDK sends its span with the request, to the node that drives its transaction.
+	other := strings.Replace(parent, "0af7", "f00d", 1)
+	run, err := http.NewRequestWithContext(m.agent.within(), http.MethodPost,
+		"http://"+m.cluster.addrs()[0]+"/concord.v1.TransactionService/Run",
+		strings.NewReader(`{"key": "k", "statements": [{"resource": "ledger", "statement": "add A 1"}]}`))
+	require.NoError(t, err)
+	run.Header.Set("Content-Type", "application/json")
+	run.Header.Set("Traceparent", other)
+	res, err := http.DefaultClient.Do(run)
+	require.NoError(t, err)
+	answer, err := io.ReadAll(res.Body)
+	require.NoError(t, errors.Join(err, res.Body.Close()))
+	require.Contains(t, string(answer), `"outcome":"committed"`)
+
+	gid := recordedID()
+	said := m.cluster.command("tx", "resolve", gid.String(), "--abort", "--reason", "canary of the reason", "--yes")
+	require.Equal(t, 3, said.code, said.stderr)
+
+	find := func(service, name, id string) (found *otlp.Span) {
+		for _, s := range spans()[service] {
+			if s.GetName() == name && strings.Contains(fmt.Sprint(s.GetAttributes()), id) {
+				found = s
+			}
+		}
+		return found
+	}
+	const node, agent, finish = "/concord/1", "/concord-agent/west", "concord.v1.ParticipantService/Finish"
+	of := func(service, trace, name string) bool {
+		return slices.ContainsFunc(spans()[service], func(s *otlp.Span) bool {
+			return fmt.Sprintf("%x", s.GetTraceId()) == trace && strings.HasSuffix(s.GetName(), name)
+		})
+	}
+	eventually(t, "all spans are there", func() bool {
+		return find(node, "concord.decide", d.id.String()) != nil &&
+			find(node, "concord.commit", d.id.String()) != nil &&
+			find(agent, finish, d.id.String()) != nil && find(node, "concord.act", gid.String()) != nil &&
+			of(agent, transaction, "/Prepare") && of(agent, other[3:35], "/Execute") &&
+			of(agent, other[3:35], "/Prepare") && of(node, other[3:35], "concord.decide")
+	})
+	decide, commit := find(node, "concord.decide", d.id.String()), find(node, "concord.commit", d.id.String())
+	require.Equal(t, parent[3:35], fmt.Sprintf("%x", decide.GetTraceId()))
+	require.Equal(t, parent[36:52], fmt.Sprintf("%x", decide.GetParentSpanId()))
+	require.NotEqual(t, decide.GetTraceId(), commit.GetTraceId())
+	require.Equal(t, parent[3:35], fmt.Sprintf("%x", commit.GetLinks()[0].GetTraceId()))
+	require.Equal(t, parent[36:52], fmt.Sprintf("%x", commit.GetLinks()[0].GetSpanId()))
+	require.Equal(t, commit.GetSpanId(), find(agent, finish, d.id.String()).GetParentSpanId())
+	require.Contains(t, fmt.Sprint(find(node, "concord.act", gid.String()).GetAttributes()), "not_found")
+	require.NotContains(t, fmt.Sprint(spans()), "canary")
 }

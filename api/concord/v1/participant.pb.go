@@ -1291,7 +1291,9 @@ type NumberedWork struct {
 	//	*NumberedWork_Finish
 	Call isNumberedWork_Call `protobuf_oneof:"call"`
 	// How long the caller waits for the answer, which is not given after that; 0: as long as a call of its own may take.
-	TimeoutMs     int64 `protobuf:"varint,7,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	TimeoutMs int64 `protobuf:"varint,7,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	// The span of the caller, as W3C Trace Context has it; what is none is ignored.
+	Traceparent   string `protobuf:"bytes,8,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1390,6 +1392,13 @@ func (x *NumberedWork) GetTimeoutMs() int64 {
 		return x.TimeoutMs
 	}
 	return 0
+}
+
+func (x *NumberedWork) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
 }
 
 type isNumberedWork_Call interface {
@@ -2305,7 +2314,7 @@ const file_concord_v1_participant_proto_rawDesc = "" +
 	"\x0eFinishResponse\x12\x16\n" +
 	"\x06finish\x18\x01 \x01(\tR\x06finish\";\n" +
 	"\vWorkRequest\x12,\n" +
-	"\x04work\x18\x01 \x03(\v2\x18.concord.v1.NumberedWorkR\x04work\"\xf2\x02\n" +
+	"\x04work\x18\x01 \x03(\v2\x18.concord.v1.NumberedWorkR\x04work\"\x94\x03\n" +
 	"\fNumberedWork\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x126\n" +
 	"\aexecute\x18\x02 \x01(\v2\x1a.concord.v1.ExecuteRequestH\x00R\aexecute\x12<\n" +
@@ -2315,7 +2324,8 @@ const file_concord_v1_participant_proto_rawDesc = "" +
 	"\aprepare\x18\x05 \x01(\v2\x1a.concord.v1.PrepareRequestH\x00R\aprepare\x123\n" +
 	"\x06finish\x18\x06 \x01(\v2\x19.concord.v1.FinishRequestH\x00R\x06finish\x12\x1d\n" +
 	"\n" +
-	"timeout_ms\x18\a \x01(\x03R\ttimeoutMsB\x06\n" +
+	"timeout_ms\x18\a \x01(\x03R\ttimeoutMs\x12 \n" +
+	"\vtraceparent\x18\b \x01(\tR\vtraceparentB\x06\n" +
 	"\x04call\"D\n" +
 	"\fWorkResponse\x124\n" +
 	"\aresults\x18\x01 \x03(\v2\x1a.concord.v1.NumberedResultR\aresults\"\x8b\x02\n" +

@@ -82,7 +82,7 @@ func openAgentBank(name, dir string, members []replica.Member) (_ *agentBank, er
 	go func() {
 		g, ctx := errgroup.WithContext(ctx)
 		g.Go(func() error { return b.agent.Run(ctx) })
-		g.Go(func() error { return service.Serve(ctx, b.agent, access.Open(), l, quiet()) })
+		g.Go(func() error { return service.Serve(ctx, b.agent, access.Open(), l, nil, quiet()) })
 		b.ended <- g.Wait()
 	}()
 	return b, nil

@@ -32,6 +32,7 @@ type Agent struct {
 	MaxOpen      int `mapstructure:"max_open"`
 	Silence      time.Duration
 	Scan         time.Duration
+	Tracing      tracingConfig
 	Log          logConfig
 }
 
@@ -57,7 +58,7 @@ func agentDefaults() map[string]any {
 		"name": "", "data_dir": "", "listen": "127.0.0.1:7430", "advertise": "", "max_open": 64, "silence": time.Minute,
 		"scan":      5 * time.Second,
 		"certs_dir": "", "insecure": false, "auth.tokens": "",
-		"log.level": "info", "log.format": "text",
+		"tracing.endpoint": "", "log.level": "info", "log.format": "text",
 	}
 }
 

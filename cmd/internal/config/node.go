@@ -47,6 +47,7 @@ type Node struct {
 	Transaction transactionConfig
 	Disk        diskConfig
 	Limits      limits
+	Tracing     tracingConfig
 	Log         logConfig
 }
 
@@ -86,6 +87,12 @@ type diskConfig struct {
 	ReserveMiB uint64 `mapstructure:"reserve_mib"`
 }
 
+// tracingConfig is where the spans go.
+type tracingConfig struct {
+	// Endpoint is the URL of a collector that speaks OTLP over HTTP; empty: that of OTEL_EXPORTER_OTLP_ENDPOINT.
+	Endpoint string
+}
+
 type logConfig struct {
 	Level  string // debug, info, warn, error
 	Format string // text or json
@@ -123,6 +130,7 @@ func configDefaults() map[string]any {
 		"transaction.scan": 5 * time.Second, "transaction.retention": 7 * 24 * time.Hour,
 		"certs_dir": "", "insecure": false, "auth.tokens": "",
 		"disk.reserve_mib": wal.DefaultReserve >> 20,
+		"tracing.endpoint": "",
 		"log.level":        "info", "log.format": "text",
 		"admin.listen": "", "peer.tls.cert": "", "peer.tls.key": "", "peer.tls.crl": "", "api.tls.cert": "",
 		"api.tls.key": "",

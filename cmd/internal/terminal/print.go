@@ -12,7 +12,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"golang.org/x/term"
+	"github.com/charmbracelet/x/term"
 )
 
 // PrintJSON writes one indented JSON value.
@@ -85,5 +85,5 @@ func Plural(n int, one, many string) string {
 // IsTerminal reports whether a person reads there, or writes.
 func IsTerminal(v any) bool {
 	f, ok := v.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
+	return ok && term.IsTerminal(f.Fd())
 }
