@@ -41,6 +41,9 @@ const (
 	dialPause = 500 * time.Millisecond
 	// endPatience is how long a commit that is under way may take when the node ends.
 	endPatience = 3 * time.Second
+	// closePatience is how long what is left may then take. The cluster ends it as it ends what a client leaves that
+	// has died.
+	closePatience = 5 * time.Second
 )
 
 // Config is what a gateway is told.
@@ -132,7 +135,15 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if g.client == nil {
 		return nil
 	}
-	return g.client.Close()
+	closed := make(chan error, 1)
+	go func() { closed <- g.client.Close() }()
+	select {
+	case err := <-closed:
+		return err
+	case <-time.After(closePatience):
+		g.log.Warn("the node ends with transactions that it drives; the cluster ends them")
+		return nil
+	}
 }
 
 // join dials the cluster until that succeeds. It reports whether it did before ctx ended.

@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/participant/statement"
 	"github.com/concordtx/concord/txn"
@@ -56,6 +58,8 @@ const (
 	voteTime, finishTime, listTime, askTime = 30 * time.Second, 30 * time.Second, 30 * time.Second, 10 * time.Second
 	// stopTime is how long the end of an agent may take, to roll back what is open.
 	stopTime = 10 * time.Second
+	// letGoTime is how long it may then take to end the sessions that are left.
+	letGoTime = 3 * time.Second
 	// maxEvents wait for the loop; who brings one more waits.
 	maxEvents = 1024
 	// maxQuestions to the cluster are under way; one more is asked later, or a report is lost.
@@ -91,8 +95,9 @@ type Agent struct {
 
 // slot is the place of a session, from the moment when the core asks for it.
 type slot struct {
-	ready   chan struct{} // closed when the session was begun, or was not
-	session statement.Session
+	ready    chan struct{} // closed when the session was begun, or was not
+	session  statement.Session
+	prepared bool // it voted yes, and no abort was tried; known to its workers, one at a time, and when they have ended
 }
 
 // Open opens the journal, and with it the next life of the agent. It asks no database and no
@@ -167,6 +172,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	err := g.Wait()
 	a.workers.Wait()
+	a.letGo()
 	a.sender.Close()
 	return errors.Join(err, a.journal.Close())
 }
@@ -208,8 +214,7 @@ func (a *Agent) loop(ctx context.Context, writes chan<- []Write, wrote <-chan ui
 			done, over = nil, time.After(stopTime)
 			step(Stop{})
 		case <-over:
-			a.log.Warn("the agent ends with branches that could not be rolled back in time; their databases do it " +
-				"when the connections are closed")
+			a.log.Warn("the agent ends with branches that could not be rolled back in time; it tries once more")
 			return nil
 		}
 		if over != nil && !busy && len(next) == 0 && a.core.Quiet() {
@@ -234,22 +239,36 @@ func (a *Agent) write(lists <-chan []Write, wrote chan<- uint64) error {
 	return nil
 }
 
-// close answers everybody who still waits, and lets go of the sessions: a branch that is prepared
-// stays so.
+// close answers everybody who still waits, and cuts the workers short.
 func (a *Agent) close() {
 	close(a.closed)
 	a.endWorkers()
+}
+
+// letGo ends the sessions, when nobody uses them any more: a branch that voted yes stays prepared, and all others are
+// rolled back. Databases are not closed while they have lent a connection.
+func (a *Agent) letGo() {
+	ctx, cancel := context.WithTimeout(context.Background(), letGoTime)
+	defer cancel()
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, s := range a.sessions {
-		select {
-		case <-s.ready:
-			if s.session != nil {
-				s.session.Abandon()
-			}
+	left := maps.Clone(a.sessions)
+	a.mu.Unlock()
+	var ending sync.WaitGroup
+	for x, s := range left {
+		switch {
+		case s.session == nil:
+		case s.prepared:
+			s.session.Abandon()
 		default:
+			ending.Go(func() {
+				if err := s.session.Rollback(ctx); !adapters.Ended(err) {
+					a.log.Warn("a branch could not be rolled back at the end of the agent; its database does it when "+
+						"the connection is closed", "gid", x.ID.String(), "err", err)
+				}
+			})
 		}
 	}
+	ending.Wait()
 }
 
 // join finds out which cluster it is, and whether it still is the one that the journal knows.

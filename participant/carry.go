@@ -161,38 +161,42 @@ func (a *Agent) do(ctx context.Context, e Run) (statement.Result, error) {
 var errNotBegun = errors.New("the session of the branch could not be begun: roll the transaction back and begin a " +
 	"new one")
 
-// session returns the session of a branch, or nil if it has none.
-func (a *Agent) session(ctx context.Context, x txn.XID) (statement.Session, error) {
+// begun returns the place of a branch's session, or nil if it has none.
+func (a *Agent) begun(ctx context.Context, x txn.XID) (*slot, error) {
 	s := a.slot(x)
 	if s == nil {
 		return nil, nil
 	}
 	select {
 	case <-s.ready:
-		return s.session, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	if s.session == nil {
+		return nil, nil
+	}
+	return s, nil
 }
 
 func (a *Agent) prepare(e Prepare) Event {
 	ctx, cancel := a.within(voteTime)
 	defer cancel()
 	x := e.Branch.XID
-	s, err := a.session(ctx, x)
+	s, err := a.begun(ctx, x)
 	if err == nil && s == nil {
 		err = errNotBegun
 	}
 	if err != nil {
 		return Voted{XID: x, Reason: err.Error()}
 	}
-	vote, b, err := s.Prepare(ctx)
+	vote, b, err := s.session.Prepare(ctx)
 	if err == nil && vote == txn.VoteNo {
 		err = errors.New("the database voted no without a reason")
 	}
 	if err != nil {
 		return Voted{XID: x, Reason: err.Error(), Torn: errors.Is(err, adapters.ErrTorn)}
 	}
+	s.prepared = vote == txn.VoteYes
 	if vote == txn.VoteReadOnly {
 		a.drop(x)
 	}
@@ -220,7 +224,7 @@ func (a *Agent) finish(e Finish) Event {
 
 func (a *Agent) end(ctx context.Context, e Finish) (txn.Finish, error) {
 	x, resource := e.Branch.XID, a.hosted[e.Branch.Resource]
-	s, err := a.session(ctx, x)
+	s, err := a.begun(ctx, x)
 	if err != nil {
 		return 0, err
 	}
@@ -231,14 +235,15 @@ func (a *Agent) end(ctx context.Context, e Finish) (txn.Finish, error) {
 		a.drop(x)
 		return resource.Rollback(ctx, x, e.Record)
 	case e.Decision == txn.Commit:
-		found, err := s.Commit(ctx)
+		found, err := s.session.Commit(ctx)
 		if err != nil {
-			s.Abandon() // the next attempt is the resource's
+			s.session.Abandon() // the next attempt is the resource's
 		}
 		a.drop(x)
 		return found, err
 	}
-	if err = s.Rollback(ctx); !adapters.Ended(err) {
+	s.prepared = false
+	if err = s.session.Rollback(ctx); !adapters.Ended(err) {
 		return 0, err // the session alone knows what may be left
 	}
 	a.drop(x)

@@ -139,6 +139,14 @@ var messages = []message{
 		`one until its global transaction ends, ` +
 		"so a transaction begun inside another needs a second one: raise pool_max_conns, or end the outer " +
 		"transaction first: context deadline exceeded"},
+	{"a branch is open when the resource is closed", func(b *bank) error {
+		r, err := Open(b.ctx, "bank", shared.DSN("postgres"))
+		require.NoError(b, err)
+		s, err := r.Open(b.ctx, newXID())
+		require.NoError(b, err)
+		defer func() { require.NoError(b, s.Rollback(b.ctx)) }()
+		return r.Close()
+	}, `postgres "bank": close: 1 connections are still in use: end the transactions first`},
 	{"an isolation level", wishing(TxOptions{Isolation: "chaos"}),
 		`postgres "bank": set options of XID: isolation level "chaos" is none of PostgreSQL's: use the constants of ` +
 			`pgx, such as pgx.Serializable`},

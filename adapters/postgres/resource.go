@@ -246,12 +246,27 @@ func (r *Resource) branchOf(ctx context.Context, g adapters.Global, options TxOp
 	return s, nil
 }
 
-// Close closes the pool that Open made, and waits for its connections.
+// closeTime is how long Close waits.
+const closeTime = 5 * time.Second
+
+// Close closes the pool that Open made, and waits for its connections, for some seconds at most. It is an error if some
+// are still in use then.
 func (r *Resource) Close() error {
-	if r.ownsPool {
-		r.pool.Close()
+	if !r.ownsPool {
+		return nil
 	}
-	return nil
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		r.pool.Close()
+	}()
+	select {
+	case <-closed:
+		return nil
+	case <-time.After(closeTime):
+		return fmt.Errorf("postgres %q: close: %d connections are still in use: end the transactions first", r.name,
+			r.pool.Stat().AcquiredConns())
+	}
 }
 
 // with lends a connection. One that comes back broken or inside a transaction is

@@ -99,8 +99,8 @@ func (p *Process) End(s syscall.Signal, limit time.Duration) (err error) {
 // grace is how long a process that is told to quit may take to say what it was doing.
 const grace = 5 * time.Second
 
-// Await waits for the end of the process, and kills it if that takes longer than limit, which is an error. It is told to
-// quit first: a program in Go says then what each of its goroutines was doing.
+// Await waits for the end of the process, and kills it if that takes longer than limit, which is an error. It is told
+// to quit first: a program in Go says then what each of its goroutines was doing.
 func (p *Process) Await(limit time.Duration) (err error) {
 	if !p.within(limit) {
 		err = errors.Join(fmt.Errorf("%v did not end within %v", p.cmd.Args, limit), p.Signal(syscall.SIGQUIT))

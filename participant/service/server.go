@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"path"
 	"runtime/debug"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -89,7 +90,7 @@ func (c *calls) do(ctx context.Context, k call, next func(context.Context) error
 	if c.under.Add(1) > maxCalls {
 		return txn.Busyf("%d calls are under way at this agent: ask again in a moment", maxCalls)
 	}
-	span := c.traces.Under(k.traceparent, k.procedure[1:], spans.Server)
+	span := c.traces.Under(k.traceparent, strings.TrimPrefix(k.procedure, "/"), spans.Server)
 	if of, ok := k.request.(interface {
 		GetBranch() *concordv1.BranchAddress
 	}); ok && span != nil {

@@ -74,6 +74,7 @@ type served struct {
 	agent   *participant.Agent
 	http    *httptest.Server
 	journal string
+	stop    func() error // ends the agent; more than once
 }
 
 func serve(t *testing.T, rules participant.Rules, cluster txn.ClusterID) *served {
@@ -83,12 +84,19 @@ func serve(t *testing.T, rules participant.Rules, cluster txn.ClusterID) *served
 
 func serveWith(t *testing.T, rules participant.Rules, cluster txn.ClusterID, log *slog.Logger) *served {
 	t.Helper()
+	return serveOn(t, rules, cluster, log, func(ledger statement.Database) statement.Database { return ledger })
+}
+
+// serveOn is serve with something in front of the store.
+func serveOn(t *testing.T, rules participant.Rules, cluster txn.ClusterID, log *slog.Logger,
+	front func(statement.Database) statement.Database) *served {
+	t.Helper()
 	store, err := pebble.Open("ledger", filepath.Join(t.TempDir(), "ledger"))
 	require.NoError(t, err)
 	s := &served{TB: t, cluster: &coordinators{id: cluster, decision: map[txn.ID]txn.Decision{},
 		finished: map[txn.XID]txn.Finish{}}}
 	s.agent, err = participant.Open(participant.Config{Name: "east", DataDir: filepath.Join(t.TempDir(), "data"),
-		Databases: []statement.Database{statement.Pebble(store)}, Cluster: s.cluster, Rules: rules,
+		Databases: []statement.Database{front(statement.Pebble(store))}, Cluster: s.cluster, Rules: rules,
 		Scan: 20 * time.Millisecond, Logger: log})
 	require.NoError(t, err)
 	s.journal = s.agent.Life().Journal.String()
@@ -96,9 +104,9 @@ func serveWith(t *testing.T, rules participant.Rules, cluster txn.ClusterID, log
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.agent.Run(ctx) }()
+	s.stop = sync.OnceValue(func() error { stop(); return <-ended })
 	t.Cleanup(func() {
-		stop()
-		require.NoError(t, <-ended)
+		require.NoError(t, s.stop())
 		s.http.Close()
 		require.NoError(t, store.Close())
 	})
@@ -420,4 +428,59 @@ func (l *lines) text() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
+}
+
+// hanging is a database whose votes do not come back by themselves.
+type hanging struct {
+	statement.Database
+	voting, rolledBack chan struct{}
+}
+
+func (d hanging) Begin(ctx context.Context, x txn.XID) (statement.Session, error) {
+	s, err := d.Database.Begin(ctx, x)
+	return hangingSession{s, d}, err
+}
+
+type hangingSession struct {
+	statement.Session
+	of hanging
+}
+
+func (s hangingSession) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
+	close(s.of.voting)
+	<-ctx.Done()
+	return txn.VoteNo, txn.Branch{}, ctx.Err()
+}
+
+func (s hangingSession) Rollback(ctx context.Context) error {
+	defer close(s.of.rolledBack)
+	return s.Session.Rollback(ctx)
+}
+
+// A session that is not let go of keeps its connection, and the pool of a database waits for that when it is closed.
+func TestAnAgentThatEndsLetsGoOfASessionWhoseVoteHangs(t *testing.T) {
+	t.Parallel()
+	d := hanging{voting: make(chan struct{}), rolledBack: make(chan struct{})}
+	s := serveOn(t, participant.Rules{}, 7, slog.New(slog.DiscardHandler),
+		func(ledger statement.Database) statement.Database {
+			d.Database = ledger
+			return d
+		})
+	at := s.address(newID())
+	r := s.post("Execute", `{"branch": `+at+`, "number": 1, "statement": "add alice 1"}`)
+	prepare := fmt.Sprintf(`{"branch": %s, "number": 1, "digest": "%s"}`, at, r["digest"])
+	go func() {
+		r, err := s.http.Client().Post(s.http.URL+"/concord.v1.ParticipantService/Prepare", "application/json",
+			strings.NewReader(prepare))
+		if err == nil {
+			_ = r.Body.Close() // nobody waits for the vote
+		}
+	}()
+	<-d.voting
+	require.NoError(t, s.stop())
+	select {
+	case <-d.rolledBack:
+	default:
+		t.Fatal("the session is still there")
+	}
 }

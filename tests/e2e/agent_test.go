@@ -413,6 +413,34 @@ func TestAgentStopped(t *testing.T) {
 	require.Equal(t, concord.Aborted, b.shows(open.id))
 }
 
+// Nor does a statement that takes long, or waits for a lock, keep it from ending: the statement is cut short.
+func TestAgentStoppedDuringAStatement(t *testing.T) {
+	c, b, a := bankAgent(t, "")
+	d := drive(t, c)
+	for resource, q := range map[string]struct {
+		d                *database
+		statement, shown string
+	}{
+		"orders": {b.left, "select pg_sleep(600)",
+			"select count(*) from pg_stat_activity where query = 'select pg_sleep(600)' and state = 'active'"},
+		"billing": {b.right, "select sleep(600)",
+			"select count(*) from information_schema.processlist where info = 'select sleep(600)'"},
+	} {
+		branch := d.branch(a, resource)
+		branch.do(t, "update account set balance = 0")
+		go func() {
+			_, _ = a.stub.Execute(a.within(), &concordv1.ExecuteRequest{Branch: branch.address, Number: 2,
+				Statement: q.statement, TimeoutMs: (4 * time.Minute).Milliseconds()}) // it is cut short
+		}()
+		eventually(t, "the statement runs", func() bool { return q.d.number(t, q.shown) == 1 })
+	}
+	require.NoError(t, a.process.End(syscall.SIGTERM, patience))
+	require.Equal(t, 0, a.process.State().ExitCode(), tail(a.log))
+	a.start()
+	b.settled(c)
+	b.sumHolds()
+}
+
 // One journal, one agent, one cluster.
 func TestAgentsThatMustNotStart(t *testing.T) {
 	c := startCluster(t, settings{nodes: 1})

@@ -9,5 +9,5 @@
 // given; nothing may stay prepared.
 //
 // CONCORD_E2E_TRANSFERS sets how many transfers TestTransfersSurviveLeaderKills commits.
-// CONCORD_BINARY names a binary to test instead of one that is built from the source.
+// CONCORD_TEST_BINARY names a binary to test instead of one that is built from the source.
 package e2e

@@ -12,7 +12,7 @@ import (
 )
 
 // BinaryEnv names a binary to test, in place of one that is built from the source.
-const BinaryEnv = "CONCORD_BINARY"
+const BinaryEnv = "CONCORD_TEST_BINARY"
 
 // Patience bounds every wait for something that must happen soon. It is generous: a slow machine is no failure.
 const Patience = 60 * time.Second
