@@ -66,7 +66,7 @@ func TestEveryPageHasARule(t *testing.T) {
 	require.NotZero(t, found, "the pages were not found")
 }
 
-var aPage = regexp.MustCompile(`^"(?:[A-Z]+ )?(/[^"]*)"$`)
+var aPage = regexp.MustCompile(`^"(?:[A-Z]+ )?(/[^"]+)"$`)
 
 // rulesOf returns the rules about calls and pages as rows of the table.
 func rulesOf(t *testing.T, file string) (rows []string) {
