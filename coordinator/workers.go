@@ -208,6 +208,9 @@ func (w *worker) finishWaiting(ctx context.Context, t commit.Task) {
 
 // finish makes one attempt and says what came of it.
 func (w *worker) finish(ctx context.Context, t commit.Task) replica.Event {
+	if t.Decision == txn.Undecided {
+		return commit.Failed{XID: t.XID, Why: "nothing is decided about it here: ask again"}
+	}
 	ctx, cancel := w.bounded(ctx, finishTimeout)
 	defer cancel()
 	finish := w.resource.Commit
