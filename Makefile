@@ -114,8 +114,8 @@ vet: ## gofmt, go vet, staticcheck
 audit: ## go.mod, gosec, known vulnerabilities
 	go mod verify
 	go mod tidy -diff
-	go run $(GOSEC) -quiet -exclude-generated -exclude=G115,G304 $(addprefix -exclude-dir=,internal/testdb internal/program internal/sim \
-		internal/prove internal/supply bench cmd/concord-bench adapters/adaptertest examples) ./...
+	go run $(GOSEC) -quiet -exclude-generated -exclude=G115,G304 $(addprefix -exclude-dir=,internal/testdb internal/program \
+		internal/sim internal/prove internal/supply bench cmd/concord-bench adapters/adaptertest examples) ./...
 	@if python3 -c 'import urllib.request as r; r.urlopen("https://vuln.go.dev/index/db.json", timeout=20)' 2>/dev/null; then \
 		go run $(VULNCHECK) ./...; else echo 'govulncheck: NOT RUN, its database cannot be reached'; fi
 
