@@ -165,9 +165,9 @@ var messages = []struct {
 			return err
 		}
 		return commitOnePhase(ctx, b)
-	}, `sqlite "ledger": commit XID: not committed: its path names another file than the one that was opened, or none: ` +
-		"somebody moved, deleted or replaced it; open the resource again, and do that to a file only while nobody has " +
-		"it open"},
+	}, `sqlite "ledger": commit XID: not committed: its path names another file than the one that was opened, or ` +
+		"none: somebody moved, deleted or replaced it; open the resource again, and do that to a file only while " +
+		"nobody has it open"},
 	{"a closed resource", func(ctx context.Context, b *branchOf) error {
 		return errors.Join(b.r.Close(), b.r.Forget(ctx, []txn.XID{b.x}))
 	}, `sqlite "ledger": forget branches: sql: database is closed`},

@@ -93,8 +93,8 @@ func (r *Resource) open(path string) (err error) {
 	return nil
 }
 
-var errMoved = errors.New("its path names another file than the one that was opened, or none: somebody moved, deleted " +
-	"or replaced it; open the resource again, and do that to a file only while nobody has it open")
+var errMoved = errors.New("its path names another file than the one that was opened, or none: somebody moved, " +
+	"deleted or replaced it; open the resource again, and do that to a file only while nobody has it open")
 
 // inPlace reports an error if what is committed now would not be found under the path any more. With a write-ahead log
 // SQLite itself does not notice.
