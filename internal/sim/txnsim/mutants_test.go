@@ -17,7 +17,7 @@ import (
 var hunted = map[string]simtest.Hunt{
 	"X03": hunt(100, "DUR1"),
 	"X07": hunt(1000, "AC1", "AC2"),
-	"X08": hunt(1000, "AC1", "AC2", "AC3w"),
+	"X08": hunt(1000, "AC1", "AC2", "AC3w", "A2"),
 	"X11": hunt(100, "AC1"),
 	"X12": hunt(1000, "AC5", "HEUR"),
 	"X13": hunt(100, "AC5"),
