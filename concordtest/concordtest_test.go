@@ -61,6 +61,18 @@ func TestAClusterDecides(t *testing.T) {
 	require.EqualValues(t, 1, balance(t, c, ledger.Resource()))
 }
 
+// A new cluster comes to its feature level a moment after it can decide, and whoever wants a key waits for that.
+func TestANewClusterKeepsKeys(t *testing.T) {
+	orders, ledger := concordtest.Memory("orders"), concordtest.Memory("ledger")
+	c := concordtest.New(t, orders, ledger)
+	once, err := c.Client().RunOnce(t.Context(), "order 4711", func(ctx context.Context, tx *concord.Tx) error {
+		return move(ctx, tx, orders.Resource(), ledger.Resource())
+	})
+	require.NoError(t, err)
+	require.False(t, once.Replayed)
+	require.EqualValues(t, 1, balance(t, c, ledger.Resource()))
+}
+
 func TestAVoteFailsOnce(t *testing.T) {
 	orders, ledger := concordtest.Memory("orders"), concordtest.Memory("ledger")
 	c := concordtest.New(t, orders, ledger)
