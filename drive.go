@@ -3,7 +3,6 @@
 package concord
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -475,9 +474,9 @@ func (d *driver) decide(branches []txn.Branch) word {
 	return w
 }
 
-// ask sends the one commit request. If the cluster does not answer, or refuses it when an earlier attempt may have
-// been heard, the outcome is settled by asking for it. The word has no event when the decision will not be
-// learned.
+// ask sends the one commit request. If the cluster refuses it, or does not answer, the outcome is settled by asking for
+// it: an earlier attempt may have been heard, and what stands between may refuse what was heard. The word has no event
+// when the decision will not be learned.
 func (d *driver) ask(ctx context.Context, branches []txn.Branch) word {
 	if d.tx.part != nil {
 		return d.tx.part.decide(ctx, branches)
@@ -516,11 +515,10 @@ func (d *driver) ask(ctx context.Context, branches []txn.Branch) word {
 	refusal := err
 	unheard := api.Unheard(err)
 	for {
-		strange := client.resources.recognize(ctx)
-		switch {
-		case unheard:
-			return notAsked(cmp.Or(strange, refusal))
-		case strange != nil:
+		if strange := client.resources.recognize(ctx); strange != nil {
+			if unheard {
+				return notAsked(strange)
+			}
 			client.logger.Error("gave up asking for a decision", "gid", d.tx.id, "err", strange)
 			return word{err: strange}
 		}
@@ -531,6 +529,8 @@ func (d *driver) ask(ctx context.Context, branches []txn.Branch) word {
 		case err == nil:
 			client.logger.Info("settled a transaction late", "gid", d.tx.id, "decision", decision)
 			return decided(decision, errors.New(why))
+		case unheard: // the cluster says nothing but no, and has not heard of it
+			return notAsked(refusal)
 		case !errors.Is(err, txn.ErrUnavailable) || ctx.Err() != nil:
 			client.logger.Error("gave up asking for a decision; the cluster ends the branches", "gid", d.tx.id, "err",
 				err)

@@ -279,7 +279,7 @@ var messages = []message{
 		}
 		return b.client.Run(t.Context(), b.transfer)
 	}, says: `transaction GID was aborted: commit: branch 1: the coordinator has no resource "billing": invalid ` +
-		`request`,
+		`request (somebody asked and nobody had committed it)`,
 		is: []error{concord.ErrAborted, txn.ErrInvalid}},
 	{name: "the cluster decided to abort before", meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
 		_, err := b.client.Outcome(ctx, tx.ID())

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/adapters/mysql/sqltext"
 	"github.com/concordtx/concord/internal/testdb"
 	"github.com/concordtx/concord/txn"
 )
@@ -429,6 +430,21 @@ func TestWhatMayBeTornIsToldWhileNobodyCanBeAsked(t *testing.T) {
 		require.Error(t, err, "something may be left")
 		require.NotErrorIs(t, err, adapters.ErrTorn, "and no plain statement ends a transaction")
 		w.eventually("ended", func() bool { return s.Rollback(w.ctx) == nil })
+	})
+}
+
+// MariaDB does it in a session of its own, and says nothing of it when the branch is rolled back.
+func TestNothingIsInsertedBehindTheBackOfABranch(t *testing.T) {
+	onEach(t, func(t *testing.T, w *world) {
+		w.run(database, "CREATE TABLE stays (i INT) ENGINE=MyISAM")
+		s := w.begin(w.open(), newXID())
+		_, err := w.tx(s).ExecContext(w.ctx, "INSERT DELAYED INTO stays VALUES (1)")
+		require.ErrorIs(t, err, sqltext.ErrDelayed)
+		require.NoError(t, s.Rollback(w.ctx))
+		w.run(database, "FLUSH TABLES stays")
+		var n int
+		require.NoError(t, w.admin.QueryRowContext(w.ctx, "SELECT COUNT(*) FROM stays").Scan(&n))
+		require.Zero(t, n)
 	})
 }
 

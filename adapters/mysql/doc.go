@@ -34,7 +34,8 @@
 // is then adapters.ErrTorn, because part of it may be committed. The same error says that
 // tables without transactions (MyISAM, Aria, MEMORY, CSV, ARCHIVE, ...) were changed by a
 // branch that was rolled back; only the session that did it can tell. Temporary tables of such
-// engines count as well.
+// engines count as well. INSERT DELAYED, which MariaDB does in a session of its own, is refused; in a procedure nobody
+// notices it.
 //
 // If that session dies, the server is asked through another connection which such tables it has, system schemas
 // apart: with none, as a rule, nothing stays. If it has some, the branch is torn if the text of one of its

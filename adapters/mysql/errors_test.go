@@ -199,6 +199,9 @@ var messages = []message{
 		ignores + "XA statements inside a branch are reserved for concord: end the global transaction instead"},
 	{"a level that comes too late", voted(ignored("SET SESSION TRANSACTION READ ONLY")),
 		ignores + "this has no effect inside a branch: give the options with the first call of TxWith"},
+	{"a row that another session writes", voted(ignored("INSERT DELAYED INTO kv VALUES ('k', 1)")),
+		ignores + "DELAYED is not allowed inside a branch, because no rollback takes back what it does: leave " +
+			"the word out"},
 	{"a rollback by the application", voted(func(w *world, s *session) { require.NoError(w.t, w.tx(s).Rollback()) }),
 		"prepare XID at db: the application rolled the branch back"},
 	{"the only branch, with an ignored error", func(w *world) error {

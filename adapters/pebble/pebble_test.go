@@ -201,6 +201,8 @@ func TestCloseLeavesOpenBranchesToTheNextOpening(t *testing.T) {
 	for _, err := range closedCalls(ctx, r, open, tx, x) {
 		require.ErrorIs(t, err, ErrClosed)
 	}
+	require.ErrorIs(t, open.CommitOnePhase(ctx), adapters.ErrNotCommitted, "the next opening undoes it")
+	require.NotErrorIs(t, s.CommitOnePhase(ctx), adapters.ErrNotCommitted, "which is prepared")
 	r, err = Open("ledger", dir)
 	require.NoError(t, err)
 	require.Equal(t, map[string]string{"prepared": ""}, contents(t, r.store.db))

@@ -128,7 +128,7 @@ func (s *session) commitOnePhase(ctx context.Context) error {
 // enterFit is enter for an active branch that is to be committed and may be.
 func (s *session) enterFit(ctx context.Context) (leave func(), err error) {
 	if leave, err = s.enter(); err != nil {
-		return nil, err
+		return nil, s.undoneLater(err)
 	}
 	if s.branch.state != active {
 		err = adapters.ErrBranchEnded // and how it ended is not said here
@@ -140,6 +140,16 @@ func (s *session) enterFit(ctx context.Context) (leave func(), err error) {
 		return nil, err
 	}
 	return leave, nil
+}
+
+// undoneLater says of a branch that was not prepared when its store was closed that it is undone when that is opened.
+func (s *session) undoneLater(closed error) error {
+	s.branch.mu.Lock()
+	defer s.branch.mu.Unlock()
+	if s.branch.state != active {
+		return closed
+	}
+	return fmt.Errorf("%w: %w", adapters.ErrNotCommitted, closed)
 }
 
 // fit tells whether an active branch may end well, and rolls it back if it may not.

@@ -476,8 +476,8 @@ func TestWhatFindingsSay(t *testing.T) {
 			"PROBLEM version: 13.1; upgrade to PostgreSQL 14 or newer",
 			"PROBLEM role of the server: standby; point the resource at the primary",
 			"PROBLEM fsync: off: a prepared branch does not survive a crash; set fsync = on and restart",
-			"PROBLEM max_prepared_transactions: 0: prepared transactions are disabled; set " +
-				"max_prepared_transactions = 200 (at least the sum of all pools) and restart",
+			"max_prepared_transactions: 0: prepared transactions are disabled, so it takes part as the last resource " +
+				"or alone; set max_prepared_transactions = 200 (at least the sum of all pools) and restart",
 			`finishing branches of other roles: app is not a member of shop; branches are prepared by postgres, ` +
 				`who may do anything; 2 branches belong to roles that no longer exist; GRANT "shop" TO "app"; if ` +
 				`these are roles of your applications; give applications roles of their own that are not ` +

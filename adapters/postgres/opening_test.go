@@ -419,7 +419,10 @@ func TestStatementsThatWereDeallocatedCostOneBranchAtMost(t *testing.T) {
 	s := b.begin(newXID())
 	b.do(s, insertAccount, newXID().ID.String(), 1)
 	require.NotNil(t, s.server.vote)
-	b.do(s, "deallocate all")
+	_, err := b.admin.Exec(b.ctx, "create or replace function forgets() returns void language plpgsql as "+
+		"'begin execute ''deallocate all''; end'")
+	require.NoError(t, err)
+	b.do(s, "select forgets()")
 	b.votesNo(s, codeNoStatement)
 	s = b.begin(newXID())
 	require.Nil(t, s.server.vote)
@@ -427,6 +430,23 @@ func TestStatementsThatWereDeallocatedCostOneBranchAtMost(t *testing.T) {
 	b.prepare(s)
 	require.NoError(t, s.Rollback(b.ctx))
 	b.clean()
+}
+
+// pgx remembers what it has prepared for the application: a connection that has forgotten it would fail branch after
+// branch, one for each statement.
+func TestAConnectionWhoseStatementsAreGoneIsNotUsedAgain(t *testing.T) {
+	for _, text := range []string{"deallocate all", "DEALLOCATE PREPARE ALL"} {
+		b, _ := countedBank(t, pgx.QueryExecModeCacheStatement)
+		s := b.begin(newXID())
+		b.do(s, insertAccount, newXID().ID.String(), 1)
+		b.do(s, text)
+		require.NoError(t, s.Rollback(b.ctx))
+		s = b.begin(newXID())
+		b.do(s, insertAccount, newXID().ID.String(), 1)
+		b.prepare(s)
+		require.NoError(t, s.Rollback(b.ctx))
+		b.clean()
+	}
 }
 
 // countedBank counts what the application's connections write. Each write is a round trip.

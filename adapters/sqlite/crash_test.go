@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -241,4 +242,40 @@ func TestAnOldHandleDoesNothing(t *testing.T) {
 	require.NoError(t, next.CommitOnePhase(ctx))
 	_, found := valueIn(t, r, "k")
 	require.False(t, found)
+}
+
+// With a write-ahead log SQLite itself does not notice that its file is gone, and commits where nobody will look.
+func TestNothingIsCommittedInAFileThatWasMoved(t *testing.T) {
+	for name, hurt := range map[string]func(path string) error{
+		"deleted": os.Remove,
+		"moved":   func(path string) error { return os.Rename(path, path+".old") },
+		"replaced": func(path string) error {
+			return errors.Join(os.Rename(path, path+".old"), os.WriteFile(path, nil, 0o600))
+		},
+	} {
+		for end, commit := range map[string]func(context.Context, adapters.Session) error{
+			"alone": func(ctx context.Context, s adapters.Session) error { return s.CommitOnePhase(ctx) },
+			"last": func(ctx context.Context, s adapters.Session) error {
+				return s.(adapters.Last).CommitLast(ctx, txn.LastMarker{Decision: txn.Commit})
+			},
+		} {
+			t.Run(name+", "+end, func(t *testing.T) {
+				ctx := t.Context()
+				r := open(t, newFile(t))
+				x := txn.XID{Cluster: cluster, ID: txn.NewID(time.Now()).WithClass(txn.LastResource), Branch: 1}
+				s, err := r.Open(ctx, x)
+				require.NoError(t, err)
+				require.NoError(t, write(ctx, s, "k", 1))
+				require.NoError(t, hurt(r.path))
+				require.ErrorIs(t, commit(ctx, s), adapters.ErrNotCommitted)
+				_, found := valueIn(t, r, "k")
+				require.False(t, found)
+
+				_, err = r.Open(ctx, x)
+				require.ErrorIs(t, err, errMoved)
+				_, err = r.Settle(ctx, x.Cluster, x.ID)
+				require.ErrorIs(t, err, errMoved, "whose marker nobody would find")
+			})
+		}
+	}
 }

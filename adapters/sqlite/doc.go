@@ -37,5 +37,8 @@
 // noticed by it), concord_file the random name of the file. Branches may read and not write them. A copy of the file
 // has the same name: do not use both.
 //
+// Move, replace or delete a file only while nobody has it open: nothing is committed in one that is not where it was
+// opened, and its resource has to be opened again.
+//
 // The file must be on a file system of the machine, as SQLite demands, for its locks and for the write-ahead log.
 package sqlite

@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -159,6 +160,14 @@ var messages = []struct {
 		return err
 	}, `sqlite "ledger": commit XID: a SQLite file cannot prepare, so it takes part as the last resource or alone: ` +
 		"name it in WithLastResource"},
+	{"a file that was replaced", func(ctx context.Context, b *branchOf) error {
+		if err := errors.Join(os.Rename(b.r.path, b.r.path+".old"), os.WriteFile(b.r.path, nil, 0o600)); err != nil {
+			return err
+		}
+		return commitOnePhase(ctx, b)
+	}, `sqlite "ledger": commit XID: not committed: its path names another file than the one that was opened, or ` +
+		"none: somebody moved, deleted or replaced it; open the resource again, and do that to a file only while " +
+		"nobody has it open"},
 	{"a closed resource", func(ctx context.Context, b *branchOf) error {
 		return errors.Join(b.r.Close(), b.r.Forget(ctx, []txn.XID{b.x}))
 	}, `sqlite "ledger": forget branches: sql: database is closed`},

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -34,6 +35,7 @@ const (
 type Resource struct {
 	name        string
 	path        string
+	file        os.FileInfo // what path named when it was opened
 	identity    string
 	lockTimeout time.Duration
 	db          *sql.DB // what has no branch
@@ -78,6 +80,9 @@ func (r *Resource) open(path string) (err error) {
 	if r.identity, err = makeTables(ctx, r.db); err != nil {
 		return errors.Join(err, r.db.Close())
 	}
+	if r.file, err = os.Stat(r.path); err != nil {
+		return errors.Join(err, r.db.Close())
+	}
 	inner, err := (&driver.SQLite{}).OpenConnector(r.dsn(r.lockTimeout))
 	if err != nil {
 		return errors.Join(err, r.db.Close())
@@ -85,6 +90,22 @@ func (r *Resource) open(path string) (err error) {
 	r.branches = sql.OpenDB(&connector{inner})
 	r.branches.SetMaxOpenConns(mostConns)
 	r.branches.SetMaxIdleConns(idleConns)
+	return nil
+}
+
+var errMoved = errors.New("its path names another file than the one that was opened, or none: somebody moved, " +
+	"deleted or replaced it; open the resource again, and do that to a file only while nobody has it open")
+
+// inPlace reports an error if what is committed now would not be found under the path any more. With a write-ahead log
+// SQLite itself does not notice.
+func (r *Resource) inPlace() error {
+	now, err := os.Stat(r.path)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w", errMoved, err)
+	case !os.SameFile(now, r.file):
+		return errMoved
+	}
 	return nil
 }
 

@@ -70,6 +70,9 @@ func (r *Resource) Open(ctx context.Context, x txn.XID) (adapters.Session, error
 	if x.ID.Class() == txn.Recorded || x.ID.Class() == txn.ThreePhase {
 		return nil, r.explain(operation, errCannotVote)
 	}
+	if err := r.inPlace(); err != nil {
+		return nil, r.explain(operation, err)
+	}
 	conn, err := r.branches.Conn(ctx)
 	if err != nil {
 		return nil, r.explain(operation, err)
@@ -371,6 +374,9 @@ func (s *session) commit(ctx context.Context, operation string, with func() erro
 	err := s.failure(ctx)
 	if err == nil {
 		err = with()
+	}
+	if err == nil {
+		err = s.r.inPlace()
 	}
 	if err == nil && s.begun {
 		if err = s.link.exec(ctx, "COMMIT"); err != nil && !refused(err) {

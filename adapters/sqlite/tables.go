@@ -180,6 +180,9 @@ type rowQuerier interface {
 func (r *Resource) Expect(c txn.ClusterID, least zab.Zxid) { r.expected.Expect(c, least) }
 
 func (r *Resource) notBehind(ctx context.Context, q rowQuerier) error {
+	if err := r.inPlace(); err != nil {
+		return err
+	}
 	e := r.expected.Now()
 	if e.IsZero() {
 		return nil

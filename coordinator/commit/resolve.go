@@ -260,5 +260,6 @@ func NoResource(name string) error {
 }
 
 func tooOld(id txn.ID) error {
-	return txn.TooOldf("transaction %v is older than what the cluster remembers: look into the databases", id)
+	return txn.TooOldf("transaction %v is older than what the cluster remembers: look into the databases; if it is "+
+		"new, correct the clock of whoever began it", id)
 }

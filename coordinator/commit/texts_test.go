@@ -346,7 +346,8 @@ var answers = []answer{
 			l.tick(8 * 24 * time.Hour)
 			l.tick(time.Second)
 		}
-	}), says: "transaction GID is older than what the cluster remembers: look into the databases"},
+	}), says: "transaction GID is older than what the cluster remembers: look into the databases; if it is new, " +
+		"correct the clock of whoever began it"},
 	{name: "a branch of a resource that nobody knows", meet: aborted(fixed, []txn.Branch{{Resource: "stock"}}),
 		says: `branch 0: the coordinator has no resource "stock": add it to "resources" on all nodes`},
 	{name: "a branch of a resource that is not fit",

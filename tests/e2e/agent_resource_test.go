@@ -361,16 +361,20 @@ func TestNodesAndAgentsExportSpans(t *testing.T) {
 	}
 	// A program without an SDK sends its span with the request, to the node that drives its transaction.
 	other := strings.Replace(parent, "0af7", "f00d", 1)
-	run, err := http.NewRequestWithContext(m.agent.within(), http.MethodPost,
-		"http://"+m.cluster.addrs()[0]+"/concord.v1.TransactionService/Run",
-		strings.NewReader(`{"key": "k", "statements": [{"resource": "ledger", "statement": "add A 1"}]}`))
-	require.NoError(t, err)
-	run.Header.Set("Content-Type", "application/json")
-	run.Header.Set("Traceparent", other)
-	res, err := http.DefaultClient.Do(run)
-	require.NoError(t, err)
-	answer, err := io.ReadAll(res.Body)
-	require.NoError(t, errors.Join(err, res.Body.Close()))
+	var answer []byte
+	eventually(t, "idempotency keys are switched on", func() bool {
+		run, err := http.NewRequestWithContext(m.agent.within(), http.MethodPost,
+			"http://"+m.cluster.addrs()[0]+"/concord.v1.TransactionService/Run",
+			strings.NewReader(`{"key": "k", "statements": [{"resource": "ledger", "statement": "add A 1"}]}`))
+		require.NoError(t, err)
+		run.Header.Set("Content-Type", "application/json")
+		run.Header.Set("Traceparent", other)
+		res, err := http.DefaultClient.Do(run)
+		require.NoError(t, err)
+		answer, err = io.ReadAll(res.Body)
+		require.NoError(t, errors.Join(err, res.Body.Close()))
+		return !strings.Contains(string(answer), "not switched on")
+	})
 	require.Contains(t, string(answer), `"outcome":"committed"`)
 
 	gid := recordedID()

@@ -390,6 +390,9 @@ type (
 		Reason   string    `json:"reason"`
 		Outcome  string    `json:"outcome"`
 		Says     string    `json:"says"`
+		Roles    []string  `json:"roles"`
+		Address  string    `json:"address"`
+		Called   int       `json:"called"`
 	}
 	branchJSON struct {
 		No       int    `json:"no"`

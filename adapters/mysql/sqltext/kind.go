@@ -15,6 +15,9 @@ var (
 	ErrOwnXA = errors.New("XA statements inside a branch are reserved for concord: end the global transaction " +
 		"instead")
 	ErrLevel = errors.New("this has no effect inside a branch: give the options with the first call of TxWith")
+	// MariaDB does such a statement in a session of its own.
+	ErrDelayed = errors.New("DELAYED is not allowed inside a branch, because no rollback takes back what it does: " +
+		"leave the word out")
 )
 
 // Kind is what the text of a statement tells about it. It errs on the careful side: the
@@ -86,6 +89,9 @@ func firstWord(t tokens) Kind {
 		read.Reads = !t.has("INSERT", "UPDATE", "DELETE", "REPLACE")
 		return read
 	case "INSERT", "UPDATE", "DELETE", "REPLACE", "DO":
+		if len(t.words) > 1 && t.words[1] == "DELAYED" {
+			write.Refused = ErrDelayed
+		}
 		return write
 	case "SET":
 		k := Kind{Steady: true, Traced: true}

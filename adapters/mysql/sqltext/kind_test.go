@@ -101,6 +101,8 @@ func TestKindErrsOnTheCarefulSide(t *testing.T) {
 		{"SET @@session.transaction_isolation = 'SERIALIZABLE'", Kind{Steady: true, Traced: true, Refused: ErrLevel}},
 		{"SET SESSION TRANSACTION READ ONLY", Kind{Steady: true, Traced: true, Refused: ErrLevel}},
 		{"XA END 'x'", Kind{Traced: true, Refused: ErrOwnXA}},
+		{"INSERT DELAYED INTO x VALUES (1)", Kind{Plain: true, Steady: true, Traced: true, Refused: ErrDelayed}},
+		{"REPLACE /* so */ delayed x VALUES (1)", Kind{Plain: true, Steady: true, Traced: true, Refused: ErrDelayed}},
 		{"XA RECOVER", call},
 		{"USE other", dirty},
 		{"CALL p()", call},

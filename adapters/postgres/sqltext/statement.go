@@ -129,6 +129,10 @@ func readOne(tokens []token) Statement {
 		st.Leaves = Revoked
 	case "load", "do":
 		st.Leaves = Lasting
+	case "deallocate":
+		if at(1) == "all" || at(2) == "all" { // pgx goes on to use what it has prepared
+			st.Leaves = Lasting
+		}
 	}
 	for i, t := range tokens {
 		switch {
