@@ -60,6 +60,7 @@ func of(r adapters.Opener) func(*testing.T, *shaky) error {
 func once(key string, do func(context.Context, *concord.Tx) error, opts ...concord.TxOption) func(*testing.T,
 	*shaky) error {
 	return func(t *testing.T, b *shaky) error {
+		b.leader.set(func() { b.level = txn.LevelKeys })
 		_, err := b.client.RunOnce(t.Context(), key, do, opts...)
 		return err
 	}

@@ -70,6 +70,9 @@ func newLease(c *api.Client, r *resources, l *slog.Logger) *lease {
 func (l *lease) begin(ctx context.Context, patience time.Duration) txn.Lease {
 	l.mu.Lock()
 	l.users++
+	if !l.granted && l.resources.grantsLeases() { // a new cluster has come to that
+		l.granted, l.later = true, time.Time{}
+	}
 	number, now := l.lasting(), time.Now()
 	if number == 0 && l.wanted == nil && now.After(l.later) {
 		l.wanted, l.since = make(chan struct{}), now

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord"
+	"github.com/concordtx/concord/txn"
 )
 
 func TestARunWithinARunIsAPartOfIt(t *testing.T) {
@@ -102,6 +103,7 @@ func TestACallThatOutlivesItsTransactionIsRefused(t *testing.T) {
 // A function may begin another transaction, and return what became of that.
 func TestRunOnceIsNotTakenInByTheUnknownOutcomeOfAnother(t *testing.T) {
 	b := newBank(t)
+	b.leader.set(func() { b.level = txn.LevelKeys })
 	var other concord.ID
 	require.NoError(t, b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
 		other = tx.ID()
@@ -128,6 +130,7 @@ func TestRunSaysWhatBecameOfATransactionThatItsFunctionEnded(t *testing.T) {
 	}))
 	b.requireMoved(t, 5)
 
+	b.leader.set(func() { b.level = txn.LevelKeys })
 	once, err := b.client.RunOnce(t.Context(), "ended by hand", func(ctx context.Context, tx *concord.Tx) error {
 		require.NoError(t, b.transfer(ctx, tx))
 		return tx.Commit(ctx)

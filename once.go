@@ -58,6 +58,7 @@ func (c *Client) RunOnce(ctx context.Context, key string, fn func(ctx context.Co
 	case ctx.Err() != nil:
 		return Once{}, fmt.Errorf("begin: %w", ctx.Err())
 	}
+	c.resources.knows(ctx, txn.LevelKeys) // the cluster itself refuses a key that it does not know
 	claim := c.claimKey(ctx, key, o)
 	defer claim.end()
 	if used, err := claim.wait(ctx); used != nil || err != nil {

@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -59,6 +61,46 @@ func TestAClusterDecides(t *testing.T) {
 	}))
 	require.EqualValues(t, -1, balance(t, c, orders.Resource()))
 	require.EqualValues(t, 1, balance(t, c, ledger.Resource()))
+}
+
+// A new cluster comes to its feature level a moment after it can decide, and whoever wants a key waits for that.
+func TestANewClusterKeepsKeys(t *testing.T) {
+	orders, ledger := concordtest.Memory("orders"), concordtest.Memory("ledger")
+	c := concordtest.New(t, orders, ledger)
+	once, err := c.Client().RunOnce(t.Context(), "order 4711", func(ctx context.Context, tx *concord.Tx) error {
+		return move(ctx, tx, orders.Resource(), ledger.Resource())
+	})
+	require.NoError(t, err)
+	require.False(t, once.Replayed)
+	require.EqualValues(t, 1, balance(t, c, ledger.Resource()))
+}
+
+// A client that was there before the cluster granted leases gets one with its first key: a claim without one holds
+// nobody, and all would call their function.
+func TestTheFirstKeyOfANewClusterIsClaimed(t *testing.T) {
+	orders, ledger := concordtest.Memory("orders"), concordtest.Memory("ledger")
+	c := concordtest.New(t, orders, ledger)
+	var ran atomic.Int32
+	var calls sync.WaitGroup
+	begun, asked := make(chan struct{}), make(chan struct{})
+	calls.Go(func() {
+		_, err := c.Client().RunOnce(t.Context(), "order 4711", func(ctx context.Context, tx *concord.Tx) error {
+			ran.Add(1)
+			close(begun)
+			<-asked
+			return nil
+		})
+		assert.NoError(t, err)
+	})
+	<-begun
+	_, err := c.Client().RunOnce(t.Context(), "order 4711", func(context.Context, *concord.Tx) error {
+		ran.Add(1)
+		return nil
+	}, concord.WithTimeout(time.Second))
+	close(asked)
+	calls.Wait()
+	require.ErrorIs(t, err, concord.ErrInFlight)
+	require.EqualValues(t, 1, ran.Load())
 }
 
 func TestAVoteFailsOnce(t *testing.T) {

@@ -193,7 +193,8 @@ func TestWrongCommandLinesHaveOneExitCode(t *testing.T) {
 	for _, line := range []string{"nonsense", "tx nonsense", "member nonsense", "resource nonsense", "status extra",
 		"status --nonsense", "status --interval soon", "tx get",
 		"tx get one two", "tx ls extra", "tx ls --limit many", "member add", "member remove", "lead",
-		"resource check one two", "recover one two", "version extra", "-o yaml status", "statsu", "man"} {
+		"resource check one two", "recover one two", "version extra", "-o yaml status", "statsu", "man",
+		"completion nonsense", "completion bash extra", "help nonsense", "help tx nonsense"} {
 		_, _, err := s.try(strings.Fields(line)...)
 		require.Error(t, err, line)
 		require.Equal(t, terminal.ExitUsage, terminal.ExitCode(err), "%s: %v", line, err)
@@ -322,6 +323,9 @@ func TestEveryCommandIsExplained(t *testing.T) {
 	root := newRoot(strings.NewReader(""), io.Discard, io.Discard)
 	var walk func(c *cobra.Command)
 	walk = func(c *cobra.Command) {
+		if c.Name() == "help" || c.Name() == "completion" { // of the library
+			return
+		}
 		for _, sub := range c.Commands() {
 			walk(sub)
 		}

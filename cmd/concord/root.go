@@ -84,6 +84,19 @@ func newRoot(in io.Reader, out, errw io.Writer) *cobra.Command {
 	root.AddCommand(c.demoCommand(), c.serveCommand(), c.agentCommand(), c.statusCommand(), c.checkCommand(),
 		c.txCommand(), c.recoverCommand(), c.resourceCommand(), c.memberCommand(), c.leadCommand(), c.auditCommand(),
 		c.certCommand(), c.tokenCommand(), c.benchCommand(), c.manCommand(), c.versionCommand())
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() { // cobra's own take whatever they are given
+		switch cmd.Name() {
+		case "help":
+			cmd.Args = knownTopic
+		case "completion":
+			cmd.Args, cmd.RunE = terminal.NoArgs, func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+			for _, shell := range cmd.Commands() {
+				shell.Args = terminal.NoArgs
+			}
+		}
+	}
 	return root
 }
 
@@ -106,6 +119,15 @@ func knownCommand(cmd *cobra.Command, args []string) error {
 		meant = fmt.Sprintf(", did you mean %q?", close[0])
 	}
 	return terminal.Usagef("there is no command %q%s: see \"%s --help\"", args[0], meant, cmd.CommandPath())
+}
+
+// knownTopic refuses to help with a command that there is not.
+func knownTopic(cmd *cobra.Command, args []string) error {
+	if found, rest, err := cmd.Root().Find(args); err != nil || len(rest) > 0 {
+		return terminal.Usagef("there is no command %q: see \"%s --help\"", strings.Join(args, " "),
+			found.CommandPath())
+	}
+	return nil
 }
 
 // gidArg is cobra's check that there is one argument, with exit code 2.
