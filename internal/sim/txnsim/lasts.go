@@ -340,7 +340,9 @@ func (c *lastClient) work(limit sim.Instant) {
 		if tx, err = c.w.vault.r.Tx(ctx, enlisted{c.session}); err == nil {
 			_ = tx.Put(ctx, c.ghost.id.String(), 1)
 			if c.w.byLot(c.w.failed) {
-				_ = tx.Put(ctx, "", 1) // which fails, and its application takes no notice
+				over, end := context.WithCancel(ctx)
+				end()
+				_ = tx.Put(over, c.ghost.id.String(), 2) // which fails, and its application takes no notice
 			}
 		}
 	}
