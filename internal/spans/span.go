@@ -15,11 +15,10 @@ import (
 // Kind says which side of a call a span is about.
 type Kind = trace.Span_SpanKind
 
-// Server answers somebody, Client asks somebody, Internal does neither.
+// Server answers somebody, Client asks somebody.
 const (
-	Server   = trace.Span_SPAN_KIND_SERVER
-	Client   = trace.Span_SPAN_KIND_CLIENT
-	Internal = trace.Span_SPAN_KIND_INTERNAL
+	Server = trace.Span_SPAN_KIND_SERVER
+	Client = trace.Span_SPAN_KIND_CLIENT
 )
 
 // Span is something that takes time. It belongs to one goroutine at a time.
