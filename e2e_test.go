@@ -338,8 +338,8 @@ func TestAKeyInFlightIsWaitedFor(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { return ran.Load() == 1 }, 10*time.Second, time.Millisecond)
 	require.Eventually(t, func() bool { // the cluster may be slow to say so
-		_, err := clients[0].RunOnce(t.Context(), "order 4711", func(context.Context, *concord.Tx) error { return broke },
-			concord.WithTimeout(100*time.Millisecond))
+		_, err := clients[0].RunOnce(t.Context(), "order 4711",
+			func(context.Context, *concord.Tx) error { return broke }, concord.WithTimeout(100*time.Millisecond))
 		return errors.Is(err, concord.ErrInFlight)
 	}, 20*time.Second, time.Millisecond)
 	close(begun)
