@@ -62,7 +62,7 @@ func ParseCommit(r *concordv1.CommitRequest) (txn.CommitRequest, error) {
 		return txn.CommitRequest{}, err
 	}
 	c := txn.CommitRequest{ID: id, Cluster: cluster, Protocol: protocol, Branches: branches, Agents: agents,
-		Label: r.GetLabel(), Key: r.GetKey(), Result: r.GetResult(), Trace: traceparent(r.GetTraceparent())}
+		Label: r.GetLabel(), Key: r.GetKey(), Result: r.GetResult(), Trace: ValidTraceparent(r.GetTraceparent())}
 	return c, cmp.Or(fitsProtocol(c), fitsKey(c))
 }
 

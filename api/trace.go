@@ -32,7 +32,7 @@ func Traceparent(ctx context.Context) string {
 func Traced() connect.UnaryInterceptorFunc {
 	return func(next connect.UnaryFunc) connect.UnaryFunc {
 		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
-			if t := traceparent(Traceparent(ctx)); t != "" {
+			if t := ValidTraceparent(Traceparent(ctx)); t != "" {
 				req.Header().Set(TraceHeader, t)
 			}
 			return next(ctx, req)
@@ -40,9 +40,9 @@ func Traced() connect.UnaryInterceptorFunc {
 	}
 }
 
-// traceparent returns what is one, as version 00 of W3C Trace Context says, and else nothing: a transaction does not
-// fail for what is only to be looked at.
-func traceparent(s string) string {
+// ValidTraceparent returns what is one, as version 00 of W3C Trace Context says, and else nothing: a transaction does
+// not fail for what is only to be looked at.
+func ValidTraceparent(s string) string {
 	const form = "00-00000000000000000000000000000000-0000000000000000-00"
 	if len(s) != len(form) || s[:3] != form[:3] {
 		return ""

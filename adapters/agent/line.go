@@ -29,7 +29,7 @@ func (c *Client) ask(ctx context.Context, w *concordv1.NumberedWork) (*concordv1
 	if by, ok := ctx.Deadline(); ok { // so that requests that nobody waits for leave room for others
 		w.TimeoutMs = max(1, time.Until(by).Milliseconds())
 	}
-	w.Traceparent = api.Traceparent(ctx)
+	w.Traceparent = api.ValidTraceparent(api.Traceparent(ctx))
 	return c.line.Ask(ctx, w)
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/concordtx/concord/api"
 	common "go.opentelemetry.io/proto/slim/otlp/common/v1"
 	trace "go.opentelemetry.io/proto/slim/otlp/trace/v1"
 )
@@ -37,8 +38,7 @@ type traceContext struct {
 }
 
 func parse(traceparent string) (c traceContext, ok bool) {
-	if len(traceparent) != len("00-00000000000000000000000000000000-0000000000000000-00") || traceparent[:3] != "00-" ||
-		traceparent[35] != '-' || traceparent[52] != '-' {
+	if api.ValidTraceparent(traceparent) == "" {
 		return c, false
 	}
 	b, err := hex.DecodeString(traceparent[3:35] + traceparent[36:52] + traceparent[53:])

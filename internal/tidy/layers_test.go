@@ -32,7 +32,7 @@ var house = map[string]struct {
 }{
 	"internal/mutant": {layer: -1, why: "switches for planted mistakes: constants, and off, in the product"},
 
-	"internal/spans": {layer: 0, why: "what nodes and agents tell a collector of OpenTelemetry"},
+	"internal/spans": {layer: 4, why: "what nodes and agents tell a collector of OpenTelemetry"},
 
 	"txn":            {layer: 1, why: "the vocabulary and the table: everybody speaks it"},
 	"protocol/zab":   {layer: 0, why: "atomic broadcast of opaque bytes: needs nothing of ours"},
