@@ -85,41 +85,26 @@ func (h *handlers) one(ctx context.Context, remote string, w *concordv1.Numbered
 		defer cancel()
 	}
 	m := &concordv1.NumberedResult{Number: w.GetNumber()}
-	do := func(procedure string, request any, next func(context.Context) error) error {
-		return h.calls.do(ctx, call{procedure, remote, w.GetTraceparent(), request}, next)
+	of := func(procedure string) call {
+		return call{procedure: procedure, remote: remote, traceparent: w.GetTraceparent()}
 	}
+	executed := func(a *concordv1.ExecuteResponse) { m.Result = &concordv1.NumberedResult_Execute{Execute: a} }
 	var err error
 	switch r := w.GetCall().(type) {
 	case *concordv1.NumberedWork_Execute:
-		err = do(concordv1connect.ParticipantServiceExecuteProcedure, r.Execute, func(ctx context.Context) error {
-			a, err := h.Execute(ctx, r.Execute)
-			m.Result = &concordv1.NumberedResult_Execute{Execute: a}
-			return err
-		})
+		err = asCall(ctx, h.calls, of(concordv1connect.ParticipantServiceExecuteProcedure), r.Execute, h.Execute, executed)
 	case *concordv1.NumberedWork_Savepoint:
-		err = do(concordv1connect.ParticipantServiceSavepointProcedure, r.Savepoint, func(ctx context.Context) error {
-			a, err := h.Savepoint(ctx, r.Savepoint)
-			m.Result = &concordv1.NumberedResult_Execute{Execute: a}
-			return err
-		})
+		err = asCall(ctx, h.calls, of(concordv1connect.ParticipantServiceSavepointProcedure), r.Savepoint, h.Savepoint,
+			executed)
 	case *concordv1.NumberedWork_RollbackTo:
-		err = do(concordv1connect.ParticipantServiceRollbackToProcedure, r.RollbackTo, func(ctx context.Context) error {
-			a, err := h.RollbackTo(ctx, r.RollbackTo)
-			m.Result = &concordv1.NumberedResult_Execute{Execute: a}
-			return err
-		})
+		err = asCall(ctx, h.calls, of(concordv1connect.ParticipantServiceRollbackToProcedure), r.RollbackTo, h.RollbackTo,
+			executed)
 	case *concordv1.NumberedWork_Prepare:
-		err = do(concordv1connect.ParticipantServicePrepareProcedure, r.Prepare, func(ctx context.Context) error {
-			a, err := h.Prepare(ctx, r.Prepare)
-			m.Result = &concordv1.NumberedResult_Prepare{Prepare: a}
-			return err
-		})
+		err = asCall(ctx, h.calls, of(concordv1connect.ParticipantServicePrepareProcedure), r.Prepare, h.Prepare,
+			func(a *concordv1.PrepareResponse) { m.Result = &concordv1.NumberedResult_Prepare{Prepare: a} })
 	case *concordv1.NumberedWork_Finish:
-		err = do(concordv1connect.ParticipantServiceFinishProcedure, r.Finish, func(ctx context.Context) error {
-			a, err := h.Finish(ctx, r.Finish)
-			m.Result = &concordv1.NumberedResult_Finish{Finish: a}
-			return err
-		})
+		err = asCall(ctx, h.calls, of(concordv1connect.ParticipantServiceFinishProcedure), r.Finish, h.Finish,
+			func(a *concordv1.FinishResponse) { m.Result = &concordv1.NumberedResult_Finish{Finish: a} })
 	default:
 		err = txn.Refusedf("request %d of the stream is of a kind that this agent does not know: run the newest "+
 			"version of concord on the agent", w.GetNumber())
@@ -128,4 +113,15 @@ func (h *handlers) one(ctx context.Context, remote string, w *concordv1.Numbered
 		m.Result = &concordv1.NumberedResult_Error{Error: api.CommitError(err)}
 	}
 	return m
+}
+
+// asCall does a request of a stream as a call of its own would be done, and puts its answer into the result.
+func asCall[Req, Res any](ctx context.Context, c *calls, k call, r Req, do func(context.Context, Req) (Res, error),
+	put func(Res)) error {
+	k.request = r
+	return c.do(ctx, k, func(ctx context.Context) error {
+		a, err := do(ctx, r)
+		put(a)
+		return err
+	})
 }
