@@ -92,13 +92,14 @@ func (h *handlers) one(ctx context.Context, remote string, w *concordv1.Numbered
 	var err error
 	switch r := w.GetCall().(type) {
 	case *concordv1.NumberedWork_Execute:
-		err = asCall(ctx, h.calls, of(concordv1connect.ParticipantServiceExecuteProcedure), r.Execute, h.Execute, executed)
+		err = asCall(ctx, h.calls, of(concordv1connect.ParticipantServiceExecuteProcedure), r.Execute, h.Execute,
+			executed)
 	case *concordv1.NumberedWork_Savepoint:
 		err = asCall(ctx, h.calls, of(concordv1connect.ParticipantServiceSavepointProcedure), r.Savepoint, h.Savepoint,
 			executed)
 	case *concordv1.NumberedWork_RollbackTo:
-		err = asCall(ctx, h.calls, of(concordv1connect.ParticipantServiceRollbackToProcedure), r.RollbackTo, h.RollbackTo,
-			executed)
+		err = asCall(ctx, h.calls, of(concordv1connect.ParticipantServiceRollbackToProcedure), r.RollbackTo,
+			h.RollbackTo, executed)
 	case *concordv1.NumberedWork_Prepare:
 		err = asCall(ctx, h.calls, of(concordv1connect.ParticipantServicePrepareProcedure), r.Prepare, h.Prepare,
 			func(a *concordv1.PrepareResponse) { m.Result = &concordv1.NumberedResult_Prepare{Prepare: a} })
