@@ -489,6 +489,19 @@ func (c *cluster) signal(s syscall.Signal, nodes ...*node) {
 	}
 }
 
+// switchedOn waits until every node has come to the feature level of this release, for which all have to run.
+func (c *cluster) switchedOn() {
+	c.Helper()
+	says := fmt.Sprintf("feature level %d from now on", txn.Newest)
+	for _, n := range c.nodes {
+		eventually(c, "what the release adds is switched on", func() bool {
+			log, err := os.ReadFile(n.log)
+			require.NoError(c, err)
+			return strings.Contains(string(log), says)
+		})
+	}
+}
+
 func (c *cluster) others(than *node) (others []*node) {
 	for _, n := range c.nodes {
 		if n != than {

@@ -174,6 +174,7 @@ func TestPythonClient(t *testing.T) {
 	run("transfer.py", "--addr", strings.Join(c.addrs(), ","), "--amount", "300")
 	require.Equal(t, opening-300, b.left.number(t, "SELECT balance FROM account WHERE id = 1"))
 	require.Equal(t, opening+300, b.right.number(t, "SELECT balance FROM account WHERE id = 1"))
+	c.switchedOn() // or idempotency keys are not, for as long as the node is down that is killed first
 	run("-m", "unittest", "-v", "test_concord")
 	eventually(t, "nothing stays prepared",
 		func() bool { return len(b.left.prepared(t, c.id))+len(b.right.prepared(t, c.id)) == 0 })

@@ -113,14 +113,7 @@ func TestUpgradeNodeByNode(t *testing.T) {
 		progress("on the way forward")
 	}
 	if txn.Newest > txn.LevelBase {
-		switchedOn := fmt.Sprintf("feature level %d from now on", txn.Newest)
-		for _, n := range c.nodes {
-			eventually(t, "what the release adds is switched on", func() bool {
-				log, err := os.ReadFile(n.log)
-				require.NoError(t, err)
-				return strings.Contains(string(log), switchedOn)
-			})
-		}
+		c.switchedOn()
 		progress("with what the release adds")
 		tooLate := c.node(2)
 		require.NoError(t, tooLate.process.End(syscall.SIGTERM, patience))
