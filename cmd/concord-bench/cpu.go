@@ -3,11 +3,14 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/concordtx/concord/bench/meter"
 )
 
 // tick is the unit of the times in /proc. Linux shows them to programs in hundredths of
@@ -86,4 +89,20 @@ func cutLast(s string, sep byte) (before, after string, found bool) {
 		return s[:i], s[i+1:], true
 	}
 	return s, "", false
+}
+
+// lap drives for so long, and measures what processes with these ids use of the CPU meanwhile.
+func (l load) lap(ctx context.Context, d time.Duration, do func(context.Context, int) error,
+	pids ...int) (meter.Lap, error) {
+	before, err := treeCPU(pids...)
+	if err != nil {
+		return meter.Lap{}, err
+	}
+	lap, err := meter.Drive(ctx, l.workers, d, do)
+	if err != nil {
+		return meter.Lap{}, err
+	}
+	after, err := treeCPU(pids...)
+	lap.Servers = after - before
+	return lap, err
 }

@@ -124,7 +124,6 @@ type side struct {
 	*meter.Series
 	nodes  *nodes
 	client *concord.Client
-	cpu    time.Duration // of the nodes, in the rounds that count
 }
 
 // doorsBench is one measurement.
@@ -204,26 +203,17 @@ func (b *doorsBench) run(ctx context.Context, say func(string, ...any)) error {
 			slices.Reverse(sides)
 		}
 		for _, s := range sides {
-			before, err := treeCPU(s.nodes.pids()...)
-			if err != nil {
-				return err
-			}
-			l, err := meter.Drive(ctx, b.workers, d, func(ctx context.Context, _ int) error {
+			l, err := b.lap(ctx, d, func(ctx context.Context, _ int) error {
 				return move(ctx, s.client, &b.banks)
-			})
+			}, s.nodes.pids()...)
 			if err != nil {
 				return err
 			}
 			if l.Done == 0 {
 				return fmt.Errorf("no transfer succeeded in a round of %v: %w", d, l.Failure)
 			}
-			after, err := treeCPU(s.nodes.pids()...)
-			if err != nil {
-				return err
-			}
 			if round > 0 {
 				s.Add(&l)
-				s.cpu += after - before
 			}
 		}
 		if round > 0 {
@@ -256,7 +246,7 @@ func (b *doorsBench) result() *doorsResult {
 
 // cpuPerTransfer says more than a rate where others use the machine as well.
 func (s *side) cpuPerTransfer() float64 {
-	return s.CPUPerOperation() + s.cpu.Seconds()/float64(max(1, s.Total.Done))
+	return s.CPUPerOperation() + s.ServersPerOperation()
 }
 
 // idle measures the node with the lowest id, without and with clients that do nothing.

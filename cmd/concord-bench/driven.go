@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -33,7 +34,6 @@ type drivenWay struct {
 	*meter.Series
 	name     string
 	transfer func(context.Context, int) error
-	cpu      time.Duration // of nodes and agents, in counted rounds
 }
 
 // drivenResult is the contract of "driven -o json". Ratios are medians of those by round.
@@ -320,17 +320,8 @@ func (b *drivenBench) run(ctx context.Context, say func(string, ...any)) error {
 			d = b.warmUp()
 		}
 		first := round % len(b.ways)
-		for i := range b.ways {
-			w := &b.ways[(first+i)%len(b.ways)]
-			before, err := treeCPU(b.pids()...)
-			if err != nil {
-				return err
-			}
-			l, err := meter.Drive(ctx, b.workers, d, w.transfer)
-			if err != nil {
-				return err
-			}
-			after, err := treeCPU(b.pids()...)
+		for _, w := range slices.Concat(b.ways[first:], b.ways[:first]) {
+			l, err := b.lap(ctx, d, w.transfer, b.pids()...)
 			if err != nil {
 				return err
 			}
@@ -340,7 +331,6 @@ func (b *drivenBench) run(ctx context.Context, say func(string, ...any)) error {
 			}
 			if round > 0 {
 				w.Add(&l)
-				w.cpu += after - before
 				say("round %d: %s %.0f/s", round, w.name, l.PerSecond())
 			}
 		}
@@ -384,9 +374,8 @@ func (b *drivenBench) result(ctx context.Context) (*drivenResult, error) {
 		}
 	}
 	sdk := b.ways[1].Rates
-	for i := range b.ways {
-		w := &b.ways[i]
-		shown := drivenWayShown{CPU: w.cpu.Seconds() / float64(max(1, w.Total.Done)),
+	for _, w := range b.ways {
+		shown := drivenWayShown{CPU: w.ServersPerOperation(),
 			Name: w.name, PerSecond: meter.Median(w.Rates), P50: w.Millis(50), P99: w.Millis(99),
 			Unknown: w.Total.Unknown, Errors: w.Total.Failed}
 		var ratios []float64

@@ -322,7 +322,7 @@ func (b *transferBench) run(ctx context.Context, say func(string, ...any)) error
 			slices.Reverse(ways)
 		}
 		for _, w := range ways {
-			l, err := b.lap(ctx, d, w)
+			l, err := b.lap(ctx, d, w.transfer, b.servers...)
 			if err != nil {
 				return err
 			}
@@ -343,21 +343,6 @@ func (b *transferBench) run(ctx context.Context, say func(string, ...any)) error
 		}
 	}
 	return nil
-}
-
-// lap makes one round of one way.
-func (b *transferBench) lap(ctx context.Context, d time.Duration, w way) (meter.Lap, error) {
-	before, err := treeCPU(b.servers...)
-	if err != nil {
-		return meter.Lap{}, err
-	}
-	l, err := meter.Drive(ctx, b.workers, d, w.transfer)
-	if err != nil {
-		return meter.Lap{}, err
-	}
-	after, err := treeCPU(b.servers...)
-	l.Servers = after - before
-	return l, err
 }
 
 type way struct {

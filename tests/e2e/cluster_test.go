@@ -390,7 +390,7 @@ type (
 		Reason   string    `json:"reason"`
 		Outcome  string    `json:"outcome"`
 		Says     string    `json:"says"`
-		Roles    []string  `json:"roles"`
+		Roles    string    `json:"roles"`
 		Address  string    `json:"address"`
 		Called   int       `json:"called"`
 	}
